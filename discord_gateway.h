@@ -1,0 +1,2888 @@
+/* discord_gateway.h: placeholder of the title and manual */
+#if defined DISCORD_GATEWAY_IMPLEMENTATION && !defined _WIN32 && defined __STRICT_ANSI__ && \
+    !defined _DEFAULT_SOURCE && !defined _FEATURES_H && !defined _STDIO_H
+#define _DEFAULT_SOURCE 1
+#endif
+#ifndef DISCORD_GATEWAY_H
+#define DISCORD_GATEWAY_H
+#ifndef GW_FFI  /* "cc -E -P -DGW_FFI" of this part is what LuaJIT's ffi.cdef and Python's cffi read */
+#include <stddef.h>
+#include <stdint.h>
+#endif
+#ifndef GW_API
+#define GW_API extern
+#endif
+#ifdef __cplusplus
+#define GW_INIT {}      /* gw_config cfg = GW_INIT;   ({0} warns in C++ under -Wextra, {} is not C99) */
+extern "C" {
+#else
+#define GW_INIT {0}
+#endif
+#define GW__ENUM(name, value, text) GW_##name = value,
+typedef struct gw_client gw_client;
+
+/* ---- version, results ------------------------------------------------------------------------------------------- */
+#define GW_VERSION 0x00000100u                  /* major << 16 | minor << 8 | patch of this header */
+#define GW_VERSION_TEXT "0.1.0"
+GW_API uint32_t gw_version(void);               /* ... and of the code that runs */
+#define GW_RESULTS(X) /* a call answers with these at once; what happens later is an event; never both */ \
+    X(OK, 0, "done") \
+    X(ERROR_ARGUMENT, -1, "an argument is missing, out of range or not UTF-8") \
+    X(ERROR_TOO_LARGE, -2, "above 4,096 bytes as JSON: Discord would close the connection") \
+    X(ERROR_QUEUE_FULL, -3, "config.max_queued commands are waiting already") \
+    X(ERROR_NOT_OUR_SHARD, -4, "this client does not run that guild's shard") \
+    X(ERROR_ENDED, -5, "the client or the shard has stopped") \
+    X(ERROR_IN_HOOK, -6, "called from inside a hook") \
+    X(ERROR_SESSION_TEXT, -7, "session text is cut, of another bot or version; a new session is started") \
+    X(ERROR_NO_MEMORY, -8, "the allocator or the fixed block has no room")
+enum gw_result { GW_RESULTS(GW__ENUM) GW_RESULT_LAST_ = -8 };
+typedef int32_t gw_ticket;                      /* > 0: queued under this number; < 0: a gw_result, nothing was queued */
+GW_API const char *gw_why(const gw_client *gw); /* sentence about the last call that failed; never NULL, never the token */
+
+/* ---- intents, events: numbers are for ever, new rows go at the end ------------------------------------------------ */
+#define GW_INTENTS(X) /* name, bit, privileged */ \
+    X(GUILDS, 0, 0) X(GUILD_MEMBERS, 1, 1) X(GUILD_MODERATION, 2, 0) X(GUILD_EXPRESSIONS, 3, 0) X(GUILD_INTEGRATIONS, 4, 0) \
+    X(GUILD_WEBHOOKS, 5, 0) X(GUILD_INVITES, 6, 0) X(GUILD_VOICE_STATES, 7, 0) X(GUILD_PRESENCES, 8, 1) X(GUILD_MESSAGES, 9, 0) \
+    X(GUILD_MESSAGE_REACTIONS, 10, 0) X(GUILD_MESSAGE_TYPING, 11, 0) X(DIRECT_MESSAGES, 12, 0) X(DIRECT_MESSAGE_REACTIONS, 13, 0) \
+    X(DIRECT_MESSAGE_TYPING, 14, 0) X(MESSAGE_CONTENT, 15, 1) X(GUILD_SCHEDULED_EVENTS, 16, 0) X(AUTO_MODERATION_CONFIGURATION, 20, 0) \
+    X(AUTO_MODERATION_EXECUTION, 21, 0) X(GUILD_MESSAGE_POLLS, 24, 0) X(DIRECT_MESSAGE_POLLS, 25, 0)
+#define GW__INTENT(name, bit, privileged) GW_INTENT_##name = 1 << bit,
+enum gw_intent { GW_INTENTS(GW__INTENT) GW_INTENTS_UNPRIVILEGED = 53575421, GW_INTENTS_ALL = 53608447 };
+
+#define GW_DISPATCHES(X) \
+    X(READY) X(RESUMED) X(RATE_LIMITED) X(APPLICATION_COMMAND_PERMISSIONS_UPDATE) X(AUTO_MODERATION_RULE_CREATE) \
+    X(AUTO_MODERATION_RULE_UPDATE) X(AUTO_MODERATION_RULE_DELETE) X(AUTO_MODERATION_ACTION_EXECUTION) X(CHANNEL_CREATE) \
+    X(CHANNEL_UPDATE) X(CHANNEL_DELETE) X(CHANNEL_INFO) X(CHANNEL_PINS_UPDATE) X(THREAD_CREATE) X(THREAD_UPDATE) X(THREAD_DELETE) \
+    X(THREAD_LIST_SYNC) X(THREAD_MEMBER_UPDATE) X(THREAD_MEMBERS_UPDATE) X(ENTITLEMENT_CREATE) X(ENTITLEMENT_UPDATE) \
+    X(ENTITLEMENT_DELETE) X(GUILD_CREATE) X(GUILD_UPDATE) X(GUILD_DELETE) X(GUILD_AUDIT_LOG_ENTRY_CREATE) X(GUILD_BAN_ADD) \
+    X(GUILD_BAN_REMOVE) X(GUILD_EMOJIS_UPDATE) X(GUILD_STICKERS_UPDATE) X(GUILD_INTEGRATIONS_UPDATE) X(GUILD_MEMBER_ADD) \
+    X(GUILD_MEMBER_REMOVE) X(GUILD_MEMBER_UPDATE) X(GUILD_MEMBERS_CHUNK) X(GUILD_ROLE_CREATE) X(GUILD_ROLE_UPDATE) \
+    X(GUILD_ROLE_DELETE) X(GUILD_SCHEDULED_EVENT_CREATE) X(GUILD_SCHEDULED_EVENT_UPDATE) X(GUILD_SCHEDULED_EVENT_DELETE) \
+    X(GUILD_SCHEDULED_EVENT_USER_ADD) X(GUILD_SCHEDULED_EVENT_USER_REMOVE) X(GUILD_SOUNDBOARD_SOUND_CREATE) \
+    X(GUILD_SOUNDBOARD_SOUND_UPDATE) X(GUILD_SOUNDBOARD_SOUND_DELETE) X(GUILD_SOUNDBOARD_SOUNDS_UPDATE) X(SOUNDBOARD_SOUNDS) \
+    X(INTEGRATION_CREATE) X(INTEGRATION_UPDATE) X(INTEGRATION_DELETE) X(INTERACTION_CREATE) X(INVITE_CREATE) X(INVITE_DELETE) \
+    X(MESSAGE_CREATE) X(MESSAGE_UPDATE) X(MESSAGE_DELETE) X(MESSAGE_DELETE_BULK) X(MESSAGE_REACTION_ADD) X(MESSAGE_REACTION_REMOVE) \
+    X(MESSAGE_REACTION_REMOVE_ALL) X(MESSAGE_REACTION_REMOVE_EMOJI) X(PRESENCE_UPDATE) X(STAGE_INSTANCE_CREATE) \
+    X(STAGE_INSTANCE_UPDATE) X(STAGE_INSTANCE_DELETE) X(SUBSCRIPTION_CREATE) X(SUBSCRIPTION_UPDATE) X(SUBSCRIPTION_DELETE) \
+    X(TYPING_START) X(USER_UPDATE) X(VOICE_CHANNEL_EFFECT_SEND) X(VOICE_CHANNEL_START_TIME_UPDATE) X(VOICE_CHANNEL_STATUS_UPDATE) \
+    X(VOICE_STATE_UPDATE) X(VOICE_SERVER_UPDATE) X(WEBHOOKS_UPDATE) X(MESSAGE_POLL_VOTE_ADD) X(MESSAGE_POLL_VOTE_REMOVE)
+#define GW__DISPATCH(name) GW_##name,
+#define GW_NOTICES(X) /* the library's own; each brings a sentence in ev->message */ \
+    X(GATEWAY_INFO, 1001, "/gateway/bot has answered; d is its body") \
+    X(CONNECTING, 1002, "a shard dials; d is {\"url\":...}") \
+    X(IDENTIFYING, 1003, "an Identify was spent") \
+    X(DISCONNECTED, 1004, "reason, close_code, then what is next: will, in_ms") \
+    X(SESSION_LOST, 1005, "what was not delivered is gone: refetch your state") \
+    X(SKIPPED, 1006, "a payload above max_payload or the memory left: name, seq, bytes") \
+    X(COMMAND_DROPPED, 1007, "ticket, reason") \
+    X(IDENTIFY_HELD, 1008, "the daily budget or the gate says wait: in_ms") \
+    X(POLLED_LATE, 1009, "in_ms after a heartbeat was due: your loop or the machine slept") \
+    X(WOKEN, 1010, "somebody called gw_wake(); many calls may be one event") \
+    X(SHARD_STOPPED, 1011, "after gw_shard_stop(), or fatal for this shard alone") \
+    X(FATAL, 1012, "cannot go on; reason and message say why; CLOSED follows") \
+    X(CLOSED, 1013, "the last event of a client") \
+    X(OPENED, 1014, "101 received; Hello is awaited")
+enum gw_event_type { GW_UNKNOWN_DISPATCH, GW_DISPATCHES(GW__DISPATCH) GW_DISPATCH_END_, GW_NOTICES(GW__ENUM) GW_NOTICE_END_ };
+
+#define GW_REASONS(X) /* why a connection, a shard or a command ended; advice is in ev->message */ \
+    X(BY_CALLER, 1, "gw_stop, gw_shard_stop") X(CONFIG, 2, "config") X(MEMORY, 3, "no memory") X(RESOLVE, 4, "DNS") X(CONNECT, 5, "TCP") \
+    X(PROXY, 6, "proxy") X(TLS_EXPIRED, 7, "expired") X(TLS_NOT_YET, 8, "not yet valid: our clock?") X(TLS_NAME, 9, "wrong host") \
+    X(TLS_UNTRUSTED, 10, "unknown CA") X(TLS_OTHER, 11, "TLS") X(HTTP, 12, "status in close_code") X(PROTOCOL, 13, "broken bytes") \
+    X(LOST, 14, "end without a code") X(TIMEOUT, 15, "a state's deadline") X(NO_ACK, 16, "heartbeat unanswered") \
+    X(CLOSE_CODE, 17, "the server closed") X(ASKED, 18, "op 7") X(INVALID_SESSION, 19, "op 9") X(SLEPT, 20, "machine was suspended") \
+    X(BUDGET, 21, "identify budget") X(NEWER, 22, "a newer presence replaced it") \
+    X(TLS_INVALID, 23, "certificate malformed or misused") X(TLS_VERSION, 24, "no common TLS version") X(TLS_ALERT, 25, "the peer's alert") \
+    X(TLS_MAC, 26, "record damaged") X(TLS_PROTOCOL, 27, "not TLS, or broken") X(TOO_OLD, 28, "waited longer than max_queued_ms") \
+    X(SESSION_GONE, 29, "its answer died with the session")
+#define GW__REASON(name, value, text) GW_REASON_##name = value,
+enum gw_reason { GW_REASON_NONE, GW_REASONS(GW__REASON) GW_REASON_END_ };
+enum gw_next { GW_NEXT_NOTHING, GW_NEXT_RESUME, GW_NEXT_IDENTIFY };
+enum gw_how { GW_KEEP = 1, GW_END = 2 };        /* session stays resumable (4000) | is over now, the bot is offline (1000) */
+enum { GW_ALL = -1, GW_FOREVER = -1 };
+
+typedef struct gw_json {        /* a slice of JSON text: raw, quotes and escapes included. ptr NULL: absent */
+    const char *ptr; size_t len;
+    const void *index;          /* ours: speeds up look-ups inside the event in hand; NULL for your own text is fine */
+} gw_json;
+
+typedef struct gw_event {       /* lives in the client, with all it points to, until its next gw_poll/gw_wait/gw_close */
+    uint32_t    type;           /* enum gw_event_type */
+    int32_t     shard;          /* its id; GW_ALL: the client as a whole */
+    const char *name;           /* "MESSAGE_CREATE", of unknown ones too; 0-terminated; never NULL */
+    gw_json     d;              /* body; ptr and len may be forwarded as they are */
+    uint64_t    seq;            /* s; 0 outside dispatches, legal inside: type < GW_GATEWAY_INFO tells */
+    uint32_t    session;        /* grows with each new session of the shard: (shard, session, seq) names an event */
+    uint32_t    replayed;       /* 1 between a Resume and its RESUMED: may be a repetition after a restart */
+    uint64_t    received_ms;    /* monotonic */
+    const char *message;        /* of notices: what happened, with whom, what to check; "" for dispatches */
+    uint32_t    reason;         /* enum gw_reason */
+    int32_t     close_code;     /* or HTTP status; 0 none */
+    uint32_t    will;           /* enum gw_next */
+    uint32_t    in_ms;
+    gw_ticket   ticket;
+    uint64_t    bytes;
+} gw_event;                     /* later versions append; you never make one, so nothing breaks */
+
+/* ---- config: a zero is a default; everything is copied unless it says borrowed ----------------------------------- */
+enum gw_log_level { GW_LOG_ERROR = 1, GW_LOG_WARN, GW_LOG_INFO, GW_LOG_DEBUG, GW_LOG_TRACE };   /* TRACE: payloads, redacted */
+typedef struct gw_transport {   /* a stream to host:port below TLS; all return at once */
+    void   *(*open)(void *user, const char *host, uint16_t port);              /* begins to dial; NULL: refused */
+    int32_t (*read)(void *user, void *stream, void *bytes, uint32_t len);      /* > 0 read; 0 nothing yet; < 0 ended */
+    int32_t (*write)(void *user, void *stream, const void *bytes, uint32_t len);
+    intptr_t (*fd)(void *user, void *stream);                                  /* -1: none; then you call gw_wake() */
+    void    (*close)(void *user, void *stream);
+} gw_transport;
+typedef struct gw_activity { const char *name, *state, *url; uint32_t type; } gw_activity;
+typedef struct gw_presence { const char *status; const gw_activity *activities; uint32_t activity_count, afk; uint64_t since_ms; } gw_presence;
+
+typedef struct gw_config {
+    const char *token;                  /* required; with or without "Bot "; overwritten at the end */
+    uint32_t    intents;                /* 0 is a real value: events of no intent */
+    uint32_t    large_threshold;        /* 50 */
+    int32_t     shard_first, shard_count, shard_total; /* 0,0,0: unsharded. count GW_ALL: as Discord advises. count 0, total > 0: none yet */
+    const char *url;                    /* NULL: ask /gateway/bot once. A fleet gives it, with the three below */
+    uint32_t    max_concurrency, identify_remaining, identify_reset_ms;
+    const char *session; size_t session_len;    /* gw_session_save() text of any shards: they resume */
+    const gw_presence *presence;
+    uint32_t    compress;               /* 0 none, 1 payload, 2 zlib-stream, 3 zstd-stream, where compiled in */
+    uint32_t    ack_by_hand;            /* 1: saved sessions name what gw_ack() confirmed, not what was polled */
+    const char *ca_file, *ca_pem; const void *trust_anchors; size_t trust_anchor_count; /* anchors borrowed; none: the system's, then bundled */
+    uint64_t    unix_time_floor;        /* "it is at least this late": for boards without a clock; else 0 */
+    const char *proxy;                  /* "http://user:pw@host:port", "env" or NULL */
+    void       *memory; size_t memory_bytes;    /* borrowed: all that we ever allocate; then no thread, CA from memory, and DNS by the hook
+                                                   or by the system's resolver, which blocks and may use its own heap (said in the manual) */
+    uint32_t    max_payload, max_queued, max_queued_ms; /* 64 MiB, 64 commands a shard, 300,000 ms */
+    uint32_t    turn_bytes, turn_us;    /* a turn of gw_poll ends after so much: 64 KiB, 1,000 us */
+    void       *user;                   /* handed to every hook below; all optional; a hook may call gw_wake() only */
+    void     *(*alloc)(void *user, void *old, size_t old_bytes, size_t new_bytes);      /* new_bytes 0 frees */
+    void      (*log)(void *user, uint32_t level, int32_t shard, const char *text);
+    uint32_t    log_level;              /* enum gw_log_level: the most detailed one that log is called for; 0: GW_LOG_INFO */
+    uint64_t  (*monotonic_us)(void *user);      /* stands still while suspended */
+    uint64_t  (*boot_us)(void *user);           /* counts on; NULL with monotonic_us set: sleep is not noticed */
+    uint64_t  (*unix_time)(void *user);         /* seconds; 0: unknown, then unix_time_floor is used and said */
+    int32_t   (*random)(void *user, void *bytes, size_t len);
+    int32_t   (*resolve)(void *user, const char *host, char *ip_text, size_t cap);      /* 1 done: "a b c"; 0 ask again; < 0 failed */
+    int32_t   (*identify_gate)(void *user, int32_t shard, uint32_t bucket); /* 0: go; > 0: ask again in so many ms or after gw_wake(); < 0: never */
+    const gw_transport *transport;
+} gw_config;
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+GW_API gw_client *gw_open_sized(const gw_config *cfg, size_t config_bytes); /* for FFI; others write gw_open(&cfg) */
+GW_API size_t gw_memory_needed_sized(const gw_config *cfg, size_t config_bytes);
+#ifndef GW_FFI  /* "cc -E -P -DGW_FFI" of this part is what LuaJIT's ffi.cdef and Python's cffi read */
+static inline gw_client *gw_open(const gw_config *cfg) { return gw_open_sized(cfg, sizeof *cfg); } /* no network yet; NULL: no memory */
+static inline size_t gw_memory_needed(const gw_config *cfg) { return gw_memory_needed_sized(cfg, sizeof *cfg); }
+#endif
+GW_API const gw_event *gw_poll(gw_client *gw);  /* next event; NULL ends this turn: nothing there, or its budget is spent */
+GW_API const gw_event *gw_wait(gw_client *gw, int32_t timeout_ms); /* sleeps in the kernel; NULL: time is up, or ended for good */
+GW_API void gw_tend(gw_client *gw);             /* heartbeats, sends and ACKs only; the event in hand stays valid: call it in long work */
+GW_API int32_t gw_alive(const gw_client *gw);   /* 1 until CLOSED was taken */
+GW_API int32_t gw_stop(gw_client *gw, uint32_t how);    /* enum gw_how: begins an orderly end; poll on until CLOSED (5 s at most) */
+GW_API void gw_close(gw_client *gw);            /* frees at once and never blocks; sessions not ended by gw_stop stay resumable */
+
+/* ---- shards: named by their id; a client has one total for life (two clients re-shard) ----------------------------- */
+GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session, size_t session_len); /* text NULL: Identify */
+GW_API int32_t gw_shard_stop(gw_client *gw, int32_t shard, uint32_t how);       /* SHARD_STOPPED follows; nothing is sent after this call */
+GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id);     /* its shard, run here or not */
+GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard);       /* 1 after READY or RESUMED; GW_ALL: are all? */
+GW_API int32_t gw_hold(gw_client *gw, int32_t shard, int32_t on);       /* no events from it for now; heartbeats go on, TCP holds the rest */
+GW_API int32_t gw_want(gw_client *gw, uint32_t type, int32_t on);       /* 0: never store that dispatch; GW_UNKNOWN_DISPATCH too */
+
+/* ---- reading JSON: stateless, any thread, any text. path "author.id", "roles.0"; NULL: the value itself ------------ */
+enum gw_kind { GW_ABSENT, GW_NULL, GW_FALSE, GW_TRUE, GW_NUMBER, GW_STRING, GW_ARRAY, GW_OBJECT };
+GW_API uint32_t gw_kind_of(const gw_json *v, const char *path);
+GW_API int32_t  gw_get(const gw_json *v, const char *path, gw_json *out);       /* 1 if there; else *out is absent, safe to read on */
+GW_API uint32_t gw_pick(const gw_json *v, const char *const *paths, uint32_t count, gw_json *out); /* many in one pass; number found */
+GW_API int32_t  gw_next(const gw_json *container, gw_json *key, gw_json *value); /* begin with *value zero; key may be NULL */
+GW_API uint64_t gw_u64(const gw_json *v, const char *path);     /* number or string of digits, never through double; else 0 */
+GW_API int64_t  gw_i64(const gw_json *v, const char *path);
+GW_API double   gw_f64(const gw_json *v, const char *path);
+GW_API int32_t  gw_true(const gw_json *v, const char *path);
+GW_API int32_t  gw_is(const gw_json *v, const char *path, const char *text);    /* decoded string equals text? */
+GW_API size_t   gw_text(const gw_json *v, const char *path, char *out, size_t cap); /* decoded, 0-terminated, cut between characters; full length */
+GW_API const char *gw_plain(const gw_json *v, const char *path, size_t *len);   /* no copy, no 0; NULL if absent or it has escapes */
+GW_API size_t   gw_quote(const char *text, size_t len, char *out, size_t cap);  /* the other way: a JSON string with quotes */
+
+/* ---- commands: a guild finds its shard; else shard id or GW_ALL. All strings are copied --------------------------- */
+typedef struct gw_members {     /* query or user_ids */
+    uint64_t guild_id; const char *query; const uint64_t *user_ids; uint32_t user_id_count, limit, presences, retry; const char *nonce;
+} gw_members;
+GW_API gw_ticket gw_set_presence(gw_client *gw, int32_t shard, const gw_presence *presence);    /* newest wins; 5 in 20 s */
+GW_API gw_ticket gw_set_voice(gw_client *gw, uint64_t guild_id, uint64_t channel_id, int32_t mute, int32_t deaf); /* channel 0 leaves */
+GW_API gw_ticket gw_request_members(gw_client *gw, const gw_members *request);
+GW_API gw_ticket gw_request_sounds(gw_client *gw, const uint64_t *guild_ids, uint32_t count);   /* split by shard, one ticket */
+GW_API gw_ticket gw_request_channel_info(gw_client *gw, uint64_t guild_id, int32_t status, int32_t voice_start_time);
+GW_API gw_ticket gw_send_raw(gw_client *gw, int32_t shard, uint32_t op, const char *d, size_t len);
+
+/* ---- other people's loops ---------------------------------------------------------------------------------------- */
+typedef struct gw_pollfd { intptr_t fd; uint32_t readable, writable; } gw_pollfd;
+GW_API intptr_t gw_fd(gw_client *gw);   /* readable exactly while gw_poll has work, timers and buffered bytes included; -1 where there is neither epoll nor kqueue: gw_pollfds */
+GW_API uint32_t gw_pollfds(gw_client *gw, gw_pollfd *out, uint32_t cap); /* for select, poll, WSAPoll; number there are; ask each round */
+GW_API int32_t  gw_timeout_ms(gw_client *gw);   /* 0: work now; n: with gw_pollfds, call by then; -1: ended */
+GW_API void     gw_wake(gw_client *gw);         /* any thread, any signal handler; comes out as WOKEN */
+GW_API void     gw_recheck(gw_client *gw);      /* network changed or machine woke: probe what is open, skip what waits */
+
+/* ---- sessions, numbers ------------------------------------------------------------------------------------------- */
+#define GW_SESSION_MAX 512u             /* bytes of text a shard needs at most */
+GW_API size_t gw_session_save(gw_client *gw, int32_t shard, char *out, size_t cap); /* full length; no token; works after CLOSED too.
+    Names the last event taken, which is the one before the event in hand; with ack_by_hand the last one acknowledged. */
+GW_API int32_t gw_ack(gw_client *gw, int32_t shard, uint32_t session, uint64_t seq); /* all up to here is done, the event in hand too */
+GW_API uint64_t gw_user_id(const gw_client *gw);        /* the bot; kept in the session text, as a Resume brings no READY; 0: not known */
+GW_API uint64_t gw_application_id(const gw_client *gw);
+typedef struct gw_stats {
+    uint64_t events, filtered, skipped, wire_bytes_in, wire_bytes_out, payload_bytes, heartbeats, acks, latency_us, latency_mean_us;
+    uint64_t connects, resumes, identifies, identifies_left, sends, send_queue, sends_dropped, polls_late, longest_turn_us;
+    uint64_t memory_now, memory_peak;
+} gw_stats;
+GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, size_t stats_bytes);    /* GW_ALL: summed */
+#ifndef GW_FFI
+static inline int32_t gw_stats_read(gw_client *gw, int32_t shard, gw_stats *s) { return gw_stats_read_sized(gw, shard, s, sizeof *s); }
+#endif
+GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);      /* Prometheus */
+GW_API const char *gw_name_of(uint32_t type);   /* "GUILD_CREATE", "DISCONNECTED"; "" if we know none */
+#ifdef __cplusplus
+}
+#endif
+#endif
+
+#ifdef DISCORD_GATEWAY_IMPLEMENTATION
+#ifndef DISCORD_GATEWAY_IMPLEMENTED
+#define DISCORD_GATEWAY_IMPLEMENTED
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+#ifndef CLOCK_MONOTONIC
+#error "discord_gateway.h needs POSIX names: with -std=c99 define _DEFAULT_SOURCE before the first #include (or use -std=gnu99)"
+#endif
+#ifndef GW_NO_THREADS
+#include <pthread.h>
+#endif
+#if defined __linux__ && !defined GW_NO_EPOLL
+#define GW__EPOLL 1
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#endif
+#ifdef __linux__
+#include <sys/random.h>
+#endif
+#ifndef GW__EPOLL
+#include <poll.h>
+#endif
+#include <bearssl.h>
+
+/* ==========================================================================
+ * >> room: platform -- everything that only an operating system can do.
+ *    Knows:  clocks, random bytes, sockets, the poller, threads, files, where CA bundles lie.
+ *    Not:    TLS, WebSocket, Discord; nothing here decides anything.
+ *    Every #if of an operating system lives here; another system is another half of this room.
+ * ========================================================================== */
+
+#if defined __GNUC__ || defined __clang__
+#define GW__UNUSED __attribute__((unused))
+#define GW__FORMAT(text, first) __attribute__((format(printf, text, first)))
+#else
+#define GW__UNUSED
+#define GW__FORMAT(text, first)
+#endif
+#ifndef GW_ASSERT
+#define GW_ASSERT(condition) ((void)0)
+#endif
+#define GW__COUNT(array) (sizeof(array) / sizeof *(array))
+#define GW__MIN(a, b) ((a) < (b) ? (a) : (b))
+#define GW__MAX(a, b) ((a) > (b) ? (a) : (b))
+
+#define GW__NO_FD ((intptr_t)-1)
+#define GW__NEVER UINT64_MAX
+
+/* What a stream answers besides a number of bytes. */
+enum { GW__IO_AGAIN = 0, GW__IO_ENDED = -1, GW__IO_FAILED = -2 };
+
+typedef struct gw__address {
+    uint8_t  bytes[16];
+    uint32_t is_v6;
+    uint32_t scope;     /* of a link-local IPv6 address; else 0 */
+    uint16_t port;
+} gw__address;
+
+typedef struct gw__ready {      /* what the poller saw */
+    uint64_t tag;
+    uint32_t readable, writable;
+} gw__ready;
+
+/* ---- clocks ---- */
+static uint64_t gw__sys_clock_us(clockid_t clock)
+{
+    struct timespec time;
+    if (clock_gettime(clock, &time) != 0) return 0;
+    return (uint64_t)time.tv_sec * 1000000u + (uint64_t)time.tv_nsec / 1000u;
+}
+
+static uint64_t gw__sys_monotonic_us(void)
+{
+    return gw__sys_clock_us(CLOCK_MONOTONIC);
+}
+
+/* Counts on while the machine is suspended, unlike the monotonic clock; their difference is sleep. */
+static uint64_t gw__sys_boot_us(void)
+{
+#ifdef CLOCK_BOOTTIME
+    return gw__sys_clock_us(CLOCK_BOOTTIME);
+#else
+    return gw__sys_clock_us(CLOCK_MONOTONIC);
+#endif
+}
+
+static uint64_t gw__sys_unix_time(void)
+{
+    time_t now = time(NULL);
+    return now > 0 ? (uint64_t)now : 0;
+}
+
+/* ---- random bytes: 1 when all of them are there ---- */
+static int gw__sys_random(void *bytes, size_t len)
+{
+    uint8_t *out = (uint8_t *)bytes;
+    ssize_t got;
+    int fd;
+#ifdef __linux__
+    while (len > 0) {
+        got = getrandom(out, len, 0);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) break;            /* an old kernel: the device below */
+        out += got;
+        len -= (size_t)got;
+    }
+#endif
+    if (len == 0) return 1;
+    fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    while (len > 0) {
+        got = read(fd, out, len);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) break;
+        out += got;
+        len -= (size_t)got;
+    }
+    close(fd);
+    return len == 0;
+}
+
+static const char *gw__sys_name(void)
+{
+#if defined __linux__
+    return "linux";
+#elif defined __APPLE__
+    return "darwin";
+#else
+    return "bsd";
+#endif
+}
+
+/* ---- files ---- */
+
+/* Changes when the file does; 1 if there is such a file. */
+static int gw__sys_file_stamp(const char *path, uint64_t stamp[2])
+{
+    struct stat facts;
+    if (stat(path, &facts) != 0 || !S_ISREG(facts.st_mode)) return 0;
+    stamp[0] = (uint64_t)facts.st_mtime ^ ((uint64_t)facts.st_ino << 32);
+    stamp[1] = (uint64_t)facts.st_size;
+    return 1;
+}
+
+/* Bytes read from `offset` on; 0: the end, or it cannot be read. */
+static size_t gw__sys_file_read(const char *path, uint64_t offset, void *out, size_t cap)
+{
+    ssize_t got;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    do got = pread(fd, out, cap, (off_t)offset); while (got < 0 && errno == EINTR);
+    close(fd);
+    return got > 0 ? (size_t)got : 0;
+}
+
+/* Where the system keeps its CA certificates: the number-th place to look, NULL after the last. */
+static const char *gw__sys_ca_path(uint32_t number)
+{
+    static const char *const paths[] = {
+        "/etc/ssl/certs/ca-certificates.crt",                   /* Debian, Ubuntu, Alpine, Arch */
+        "/etc/pki/tls/certs/ca-bundle.crt",                     /* Fedora, RHEL */
+        "/etc/ssl/ca-bundle.pem",                               /* openSUSE */
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",    /* CentOS */
+        "/etc/ssl/cert.pem",                                    /* macOS, OpenBSD, Alpine */
+        "/usr/local/share/certs/ca-root-nss.crt",               /* FreeBSD */
+        "/system/etc/security/cacerts.pem"                      /* some Androids */
+    };
+    if (number == 0) {
+        const char *given = getenv("SSL_CERT_FILE");
+        return given ? given : "";
+    }
+    return number <= GW__COUNT(paths) ? paths[number - 1] : NULL;
+}
+
+/* ---- sockets ---- */
+
+/* Words for what users meet; strerror() is not safe among threads and strerror_r() has two shapes. */
+static const char *gw__sys_error_text(int error)
+{
+    switch (error) {
+    case ECONNREFUSED: return "connection refused: nothing listens there, or a firewall says no";
+    case ECONNRESET:   return "connection reset by the peer";
+    case EPIPE:        return "the peer no longer reads";
+    case ETIMEDOUT:    return "timed out: the host does not answer";
+    case EHOSTUNREACH: return "no route to the host";
+    case ENETUNREACH:  return "network unreachable: is this machine online?";
+    case ENETDOWN:     return "the network is down";
+    case EADDRNOTAVAIL: return "no local address or port is free for this";
+    case EAFNOSUPPORT: return "this machine does not speak that address family";
+    case EMFILE: case ENFILE: return "too many open files: raise the limit (ulimit -n)";
+    case ENOBUFS: case ENOMEM: return "the system is out of memory for sockets";
+    case EACCES: case EPERM: return "the system forbids it (a firewall or a sandbox)";
+    default: return "system error";
+    }
+}
+
+static int gw__sys_address_parse(const char *text, uint16_t port, gw__address *address)
+{
+    memset(address, 0, sizeof *address);
+    address->port = port;
+    if (inet_pton(AF_INET, text, address->bytes) == 1) return 1;
+    address->is_v6 = 1;
+    return inet_pton(AF_INET6, text, address->bytes) == 1;
+}
+
+static void gw__sys_address_text(const gw__address *address, char *out, size_t cap)
+{
+    out[0] = 0;
+    inet_ntop(address->is_v6 ? AF_INET6 : AF_INET, address->bytes, out, (socklen_t)cap);
+}
+
+static socklen_t gw__sys_address_fill(const gw__address *address, struct sockaddr_storage *out)
+{
+    memset(out, 0, sizeof *out);
+    if (address->is_v6) {
+        struct sockaddr_in6 v6;
+        memset(&v6, 0, sizeof v6);
+        v6.sin6_family = AF_INET6;
+        v6.sin6_port = htons(address->port);
+        v6.sin6_scope_id = address->scope;
+        memcpy(&v6.sin6_addr, address->bytes, 16);
+        memcpy(out, &v6, sizeof v6);
+        return (socklen_t)sizeof v6;
+    } else {
+        struct sockaddr_in v4;
+        memset(&v4, 0, sizeof v4);
+        v4.sin_family = AF_INET;
+        v4.sin_port = htons(address->port);
+        memcpy(&v4.sin_addr, address->bytes, 4);
+        memcpy(out, &v4, sizeof v4);
+        return (socklen_t)sizeof v4;
+    }
+}
+
+static int gw__sys_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL, 0);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) return 0;
+    return fcntl(fd, F_SETFD, FD_CLOEXEC) >= 0;
+}
+
+static void gw__sys_socket_close(intptr_t fd)
+{
+    if (fd != GW__NO_FD) close((int)fd);
+}
+
+/* Begins to connect, without waiting. GW__NO_FD: it failed at once, *error says why. */
+static intptr_t gw__sys_socket_dial(const gw__address *address, int *error)
+{
+    struct sockaddr_storage to;
+    socklen_t to_len = gw__sys_address_fill(address, &to);
+    int on = 1, fd = socket(to.ss_family, SOCK_STREAM, 0);
+    if (fd < 0) { *error = errno; return GW__NO_FD; }
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);   /* heartbeats must not wait for Nagle */
+#ifdef SO_NOSIGPIPE
+    setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+    if (gw__sys_nonblocking(fd)) {
+        if (connect(fd, (const struct sockaddr *)&to, to_len) == 0) return fd;
+        if (errno == EINPROGRESS || errno == EINTR) return fd;
+    }
+    *error = errno;
+    close(fd);
+    return GW__NO_FD;
+}
+
+/* 1: connected; 0: still under way; -1: failed, *error says why. */
+static int gw__sys_socket_dialed(intptr_t fd, int *error)
+{
+    struct sockaddr_storage peer;
+    socklen_t len = (socklen_t)sizeof *error;
+    *error = 0;
+    if (getsockopt((int)fd, SOL_SOCKET, SO_ERROR, error, &len) < 0) *error = errno;
+    if (*error) return -1;
+    len = (socklen_t)sizeof peer;
+    return getpeername((int)fd, (struct sockaddr *)&peer, &len) == 0 ? 1 : 0;
+}
+
+static int32_t gw__sys_socket_result(ssize_t done, int *error)
+{
+    if (done > 0) return (int32_t)done;
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return GW__IO_AGAIN;
+    *error = errno;
+    return GW__IO_FAILED;
+}
+
+/* > 0 bytes; GW__IO_AGAIN, GW__IO_ENDED (the peer sends no more), GW__IO_FAILED with *error. */
+static int32_t gw__sys_socket_read(intptr_t fd, void *bytes, uint32_t len, int *error)
+{
+    ssize_t got = recv((int)fd, bytes, len, 0);
+    return got == 0 ? (int32_t)GW__IO_ENDED : gw__sys_socket_result(got, error);
+}
+
+static int32_t gw__sys_socket_write(intptr_t fd, const void *bytes, uint32_t len, int *error)
+{
+#ifdef MSG_NOSIGNAL
+    return gw__sys_socket_result(send((int)fd, bytes, len, MSG_NOSIGNAL), error);
+#else
+    return gw__sys_socket_result(send((int)fd, bytes, len, 0), error);
+#endif
+}
+
+/* ---- the system's resolver: may take minutes; for a helper thread where there is one ---- */
+static uint32_t gw__sys_resolve(const char *host, gw__address *out, uint32_t cap, int *error)
+{
+    struct addrinfo hints, *list = NULL, *entry;
+    uint32_t count = 0;
+    memset(&hints, 0, sizeof hints);
+    hints.ai_socktype = SOCK_STREAM;
+    *error = getaddrinfo(host, NULL, &hints, &list);
+    if (*error) return 0;
+    for (entry = list; entry && count < cap; entry = entry->ai_next) {
+        gw__address *address = &out[count];
+        memset(address, 0, sizeof *address);
+        if (entry->ai_family == AF_INET) {
+            struct sockaddr_in v4;
+            memcpy(&v4, entry->ai_addr, sizeof v4);
+            memcpy(address->bytes, &v4.sin_addr, 4);
+        } else if (entry->ai_family == AF_INET6) {
+            struct sockaddr_in6 v6;
+            memcpy(&v6, entry->ai_addr, sizeof v6);
+            memcpy(address->bytes, &v6.sin6_addr, 16);
+            address->is_v6 = 1;
+            address->scope = v6.sin6_scope_id;
+        } else continue;
+        count++;
+    }
+    freeaddrinfo(list);
+    return count;
+}
+
+static const char *gw__sys_resolve_text(int error)
+{
+    switch (error) {
+    case EAI_NONAME: return "there is no such host";
+    case EAI_AGAIN:  return "the name server does not answer: is this machine online?";
+    case EAI_FAIL:   return "the name server failed";
+    case EAI_MEMORY: return "no memory";
+    default:         return "the system's resolver failed";
+    }
+}
+
+/* ---- threads: only the resolver's helper ---- */
+#ifndef GW_NO_THREADS
+typedef pthread_mutex_t gw__mutex;
+static void gw__sys_mutex_init(gw__mutex *mutex)   { pthread_mutex_init(mutex, NULL); }
+static void gw__sys_mutex_lock(gw__mutex *mutex)   { pthread_mutex_lock(mutex); }
+static void gw__sys_mutex_unlock(gw__mutex *mutex) { pthread_mutex_unlock(mutex); }
+static void gw__sys_mutex_free(gw__mutex *mutex)   { pthread_mutex_destroy(mutex); }
+
+/* A detached thread that takes none of the host program's signals; 0: the system has none to give. */
+static int gw__sys_thread(void *(*run)(void *), void *argument)
+{
+    pthread_attr_t how;
+    pthread_t thread;
+    sigset_t all, before;
+    int started;
+    if (pthread_attr_init(&how) != 0) return 0;
+    pthread_attr_setdetachstate(&how, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&how, 256u * 1024u);      /* name services want more than musl's default */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    started = pthread_create(&thread, &how, run, argument) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&how);
+    return started;
+}
+#endif
+
+/* ---- the poller: sockets, one wake descriptor and, with epoll, one timer behind one descriptor ---- */
+#define GW__TAG_WAKE  UINT64_MAX
+#define GW__TAG_TIMER (UINT64_MAX - 1)
+enum { GW__WOKEN_BY_HELPER = 1, GW__WOKEN_BY_CALLER = 2 };
+enum { GW__WANT_READ = 1, GW__WANT_WRITE = 2 };
+
+#ifdef GW__EPOLL
+typedef struct gw__poller {
+    int epoll_fd, wake_fd, timer_fd;
+    uint64_t armed_us;          /* when the timer fires; GW__NEVER: disarmed */
+} gw__poller;
+
+#define GW__WATCH_BYTES 0u      /* epoll keeps its list in the kernel */
+
+static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count)
+{
+    (void)poller; (void)memory; (void)count;
+}
+
+static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, uint32_t was, uint32_t want)
+{
+    struct epoll_event event;
+    memset(&event, 0, sizeof event);
+    event.data.u64 = tag;
+    event.events = ((want & GW__WANT_READ) ? (uint32_t)EPOLLIN : 0u) | ((want & GW__WANT_WRITE) ? (uint32_t)EPOLLOUT : 0u);
+    if (was == want) return 1;
+    /* Wanting nothing must leave the set: a hang-up is reported whatever was asked for. */
+    if (want == 0) return epoll_ctl(poller->epoll_fd, EPOLL_CTL_DEL, (int)fd, &event) == 0;
+    return epoll_ctl(poller->epoll_fd, was ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, (int)fd, &event) == 0;
+}
+
+static void gw__sys_poller_close(gw__poller *poller)
+{
+    if (poller->wake_fd >= 0) close(poller->wake_fd);
+    if (poller->timer_fd >= 0) close(poller->timer_fd);
+    if (poller->epoll_fd >= 0) close(poller->epoll_fd);
+    poller->wake_fd = poller->timer_fd = poller->epoll_fd = -1;
+}
+
+static int gw__sys_poller_open(gw__poller *poller)
+{
+    poller->armed_us = GW__NEVER;
+    poller->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    poller->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    /* Boot time: after a suspend the timer fires at once, and the sleep is noticed. */
+    poller->timer_fd = timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (poller->timer_fd < 0) poller->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (poller->epoll_fd >= 0 && poller->wake_fd >= 0 && poller->timer_fd >= 0 &&
+        gw__sys_poller_want(poller, poller->wake_fd, GW__TAG_WAKE, 0, GW__WANT_READ) &&
+        gw__sys_poller_want(poller, poller->timer_fd, GW__TAG_TIMER, 0, GW__WANT_READ)) return 1;
+    gw__sys_poller_close(poller);
+    return 0;
+}
+
+/* Makes the descriptor readable at `at_us` (GW__NEVER: by no timer). No system call where nothing changes. */
+static void gw__sys_poller_arm(gw__poller *poller, uint64_t at_us, uint64_t now_us)
+{
+    struct itimerspec when;
+    uint64_t in_us = at_us > now_us ? at_us - now_us : 0;
+    if (at_us == poller->armed_us && (at_us > now_us || at_us == 0)) return;
+    memset(&when, 0, sizeof when);
+    if (at_us != GW__NEVER) {
+        when.it_value.tv_sec = (time_t)(in_us / 1000000u);
+        when.it_value.tv_nsec = (long)(in_us % 1000000u) * 1000 + 1;     /* 0 would disarm it */
+    }
+    timerfd_settime(poller->timer_fd, 0, &when, NULL);
+    poller->armed_us = at_us;
+}
+
+/* Sleeps up to timeout_ms (-1: until something happens). Number of entries filled in. */
+static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__ready *out, uint32_t cap)
+{
+    struct epoll_event events[32];
+    int i, count = epoll_wait(poller->epoll_fd, events, (int)GW__MIN(cap, 32u), timeout_ms);
+    for (i = 0; i < count; i++) {
+        uint32_t bits = events[i].events;
+        out[i].tag = events[i].data.u64;
+        out[i].readable = (bits & ((uint32_t)EPOLLIN | (uint32_t)EPOLLHUP | (uint32_t)EPOLLERR)) != 0;
+        out[i].writable = (bits & ((uint32_t)EPOLLOUT | (uint32_t)EPOLLHUP | (uint32_t)EPOLLERR)) != 0;
+    }
+    return count > 0 ? (uint32_t)count : 0;
+}
+
+static intptr_t gw__sys_poller_fd(const gw__poller *poller)      { return poller->epoll_fd; }
+static intptr_t gw__sys_poller_wake_fd(const gw__poller *poller) { return poller->wake_fd; }
+static intptr_t gw__sys_poller_wake_end(const gw__poller *poller) { return poller->wake_fd; }
+
+/* From any thread and any signal handler; errno stays as it was. `end` is gw__sys_poller_wake_end(). */
+static void gw__sys_wake(intptr_t end, uint32_t by)
+{
+    uint64_t add = by == GW__WOKEN_BY_CALLER ? UINT64_C(1) << 32 : 1;
+    int error = errno;
+    if (write((int)end, &add, sizeof add) < 0) errno = error;      /* full: it is awake already */
+    errno = error;
+}
+
+/* Who has woken it since the last call: GW__WOKEN_BY_... bits. */
+static uint32_t gw__sys_poller_unwake(gw__poller *poller)
+{
+    uint64_t count = 0;
+    while (read(poller->wake_fd, &count, sizeof count) < 0 && errno == EINTR) { }
+    return (count >> 32 ? GW__WOKEN_BY_CALLER : 0) | ((uint32_t)count ? GW__WOKEN_BY_HELPER : 0);
+}
+#else
+typedef struct gw__watch { intptr_t fd; uint64_t tag; uint32_t want; } gw__watch;
+typedef struct gw__poller {
+    int wake_fds[2];
+    gw__watch *watches;         /* the client's memory */
+    uint32_t count, cap;
+} gw__poller;
+
+#define GW__WATCH_BYTES sizeof(gw__watch)
+
+/* Memory for `count` connections, GW__WATCH_BYTES each; the owner frees it after the poller was closed. */
+static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count)
+{
+    poller->watches = (gw__watch *)memory;
+    poller->cap = count;
+}
+
+static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, uint32_t was, uint32_t want)
+{
+    uint32_t i;
+    (void)was;
+    for (i = 0; i < poller->count && poller->watches[i].fd != fd; i++) { }
+    if (want == 0) {
+        if (i < poller->count) poller->watches[i] = poller->watches[--poller->count];
+        return 1;
+    }
+    if (i == poller->cap) return 0;
+    if (i == poller->count) poller->count++;
+    poller->watches[i].fd = fd;
+    poller->watches[i].tag = tag;
+    poller->watches[i].want = want;
+    return 1;
+}
+
+static void gw__sys_poller_close(gw__poller *poller)
+{
+    if (poller->wake_fds[0] >= 0) close(poller->wake_fds[0]);
+    if (poller->wake_fds[1] >= 0) close(poller->wake_fds[1]);
+    poller->wake_fds[0] = poller->wake_fds[1] = -1;
+}
+
+static int gw__sys_poller_open(gw__poller *poller)
+{
+    if (pipe(poller->wake_fds) != 0) {
+        poller->wake_fds[0] = poller->wake_fds[1] = -1;
+        return 0;
+    }
+    if (gw__sys_nonblocking(poller->wake_fds[0]) && gw__sys_nonblocking(poller->wake_fds[1])) return 1;
+    gw__sys_poller_close(poller);
+    return 0;
+}
+
+static void gw__sys_poller_arm(gw__poller *poller, uint64_t at_us, uint64_t now_us)
+{
+    (void)poller; (void)at_us; (void)now_us;    /* without a descriptor of its own there is nothing to arm */
+}
+
+/* One list of pollfds a call, in slices of 64: a second slice is only looked at, it does not sleep. */
+static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__ready *out, uint32_t cap)
+{
+    struct pollfd slice[64];
+    uint32_t done = 0, found = 0, i, n;
+    do {
+        n = 0;
+        if (done == 0) { slice[n].fd = poller->wake_fds[0]; slice[n++].events = POLLIN; }
+        for (i = done; i < poller->count && n < GW__COUNT(slice); i++, n++) {
+            slice[n].fd = (int)poller->watches[i].fd;
+            slice[n].events = (short)(((poller->watches[i].want & GW__WANT_READ) ? POLLIN : 0) |
+                                      ((poller->watches[i].want & GW__WANT_WRITE) ? POLLOUT : 0));
+        }
+        if (poll(slice, (nfds_t)n, poller->count < GW__COUNT(slice) ? timeout_ms : 0) < 0) return found;
+        for (i = 0; i < n && found < cap; i++) {
+            if (slice[i].revents == 0) continue;
+            out[found].tag = done == 0 && i == 0 ? GW__TAG_WAKE : poller->watches[done + i - (done == 0)].tag;
+            out[found].readable = (slice[i].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) != 0;
+            out[found++].writable = (slice[i].revents & (POLLOUT | POLLHUP | POLLERR | POLLNVAL)) != 0;
+        }
+        done += n - (done == 0);
+    } while (done < poller->count);
+    return found;
+}
+
+static intptr_t gw__sys_poller_fd(const gw__poller *poller)      { (void)poller; return GW__NO_FD; }
+static intptr_t gw__sys_poller_wake_fd(const gw__poller *poller) { return poller->wake_fds[0]; }
+static intptr_t gw__sys_poller_wake_end(const gw__poller *poller) { return poller->wake_fds[1]; }
+
+/* From any thread and any signal handler; errno stays as it was. `end` is gw__sys_poller_wake_end(). */
+static void gw__sys_wake(intptr_t end, uint32_t by)
+{
+    uint8_t byte = (uint8_t)by;
+    int error = errno;
+    if (write((int)end, &byte, 1) < 0) errno = error;   /* full: it is awake already */
+    errno = error;
+}
+
+/* Who has woken it since the last call: GW__WOKEN_BY_... bits. */
+static uint32_t gw__sys_poller_unwake(gw__poller *poller)
+{
+    uint8_t bytes[64];
+    uint32_t by = 0;
+    ssize_t i, got;
+    while ((got = read(poller->wake_fds[0], bytes, sizeof bytes)) > 0)
+        for (i = 0; i < got; i++) by |= bytes[i];
+    return by;
+}
+#endif
+
+/* ==========================================================================
+ * >> room: memory, text -- where bytes live, and small words about them.
+ *    Knows:  the allocator hook, the fixed block, buffers with a maximum, UTF-8, numbers.
+ *    Not:    what the bytes mean.
+ * ========================================================================== */
+
+typedef struct gw__cell {       /* a piece of the fixed block; the next begins right behind it */
+    size_t bytes;               /* with this head */
+    size_t used;
+} gw__cell;
+
+typedef struct gw__mem {
+    void *(*alloc)(void *user, void *old, size_t old_bytes, size_t new_bytes);
+    void *user;
+    uint8_t *block;             /* config.memory, or NULL */
+    size_t block_bytes;
+    uint64_t now_bytes, peak_bytes;
+    uint32_t in_hook;           /* 1 while the caller's allocator runs */
+} gw__mem;
+
+#define GW__CELL_ALIGN 16u
+
+static void *gw__mem_heap(void *user, void *old, size_t old_bytes, size_t new_bytes)
+{
+    (void)user; (void)old_bytes;
+    if (new_bytes) return realloc(old, new_bytes);
+    free(old);
+    return NULL;
+}
+
+static void gw__mem_init(gw__mem *mem, void *(*alloc)(void *, void *, size_t, size_t), void *user)
+{
+    memset(mem, 0, sizeof *mem);
+    mem->alloc = alloc ? alloc : gw__mem_heap;
+    mem->user = user;
+}
+
+/* From now on everything comes out of `block`: a list of cells, first fit, neighbours joined as it is
+ * walked. A client has a few dozen cells, so a walk is short. */
+static int gw__mem_init_block(gw__mem *mem, void *block, size_t bytes)
+{
+    size_t skip = (GW__CELL_ALIGN - (size_t)((uintptr_t)block % GW__CELL_ALIGN)) % GW__CELL_ALIGN;
+    gw__cell *cell;
+    gw__mem_init(mem, NULL, NULL);
+    if (bytes < skip + 4 * GW__CELL_ALIGN) return 0;
+    mem->block = (uint8_t *)block + skip;
+    mem->block_bytes = (bytes - skip) / GW__CELL_ALIGN * GW__CELL_ALIGN;
+    cell = (gw__cell *)(void *)mem->block;
+    cell->bytes = mem->block_bytes;
+    cell->used = 0;
+    return 1;
+}
+
+static gw__cell *gw__mem_next_cell(const gw__mem *mem, gw__cell *cell)
+{
+    uint8_t *next = (uint8_t *)cell + cell->bytes;
+    return next < mem->block + mem->block_bytes ? (gw__cell *)(void *)next : NULL;
+}
+
+static void gw__mem_join(const gw__mem *mem, gw__cell *cell)
+{
+    gw__cell *next;
+    while ((next = gw__mem_next_cell(mem, cell)) != NULL && !next->used) cell->bytes += next->bytes;
+}
+
+/* Takes `need` bytes (with the head) of a free cell and leaves the rest as a free cell. */
+static void gw__mem_split(gw__cell *cell, size_t need)
+{
+    if (cell->bytes - need >= 2 * GW__CELL_ALIGN) {
+        gw__cell *rest = (gw__cell *)(void *)((uint8_t *)cell + need);
+        rest->bytes = cell->bytes - need;
+        rest->used = 0;
+        cell->bytes = need;
+    }
+    cell->used = 1;
+}
+
+static size_t gw__mem_cell_bytes(size_t bytes)
+{
+    return (bytes + GW__CELL_ALIGN - 1) / GW__CELL_ALIGN * GW__CELL_ALIGN + GW__CELL_ALIGN;
+}
+
+static void *gw__mem_block_new(gw__mem *mem, size_t bytes)
+{
+    gw__cell *cell = (gw__cell *)(void *)mem->block;
+    size_t need;
+    if (bytes > mem->block_bytes) return NULL;
+    need = gw__mem_cell_bytes(bytes);
+    for (; cell; cell = gw__mem_next_cell(mem, cell)) {
+        if (cell->used) continue;
+        gw__mem_join(mem, cell);
+        if (cell->bytes < need) continue;
+        gw__mem_split(cell, need);
+        return (uint8_t *)cell + GW__CELL_ALIGN;
+    }
+    return NULL;
+}
+
+static void *gw__mem_block_resize(gw__mem *mem, void *old, size_t old_bytes, size_t new_bytes)
+{
+    gw__cell *cell = (gw__cell *)(void *)((uint8_t *)old - GW__CELL_ALIGN);
+    void *moved;
+    size_t need;
+    if (new_bytes == 0) {
+        cell->used = 0;
+        return NULL;
+    }
+    if (new_bytes > mem->block_bytes) return NULL;
+    need = gw__mem_cell_bytes(new_bytes);
+    gw__mem_join(mem, cell);                    /* grow in place where the neighbour is free */
+    if (cell->bytes >= need) {
+        gw__mem_split(cell, need);
+        return old;
+    }
+    moved = gw__mem_block_new(mem, new_bytes);
+    if (!moved) {
+        gw__mem_split(cell, gw__mem_cell_bytes(old_bytes));
+        return NULL;
+    }
+    memcpy(moved, old, GW__MIN(old_bytes, new_bytes));
+    cell->used = 0;
+    return moved;
+}
+
+/* NULL: no room, and `old` stays as it was. new_bytes 0 frees. */
+static void *gw__mem_resize(gw__mem *mem, void *old, size_t old_bytes, size_t new_bytes)
+{
+    void *fresh;
+    if (!old && new_bytes == 0) return NULL;
+    if (mem->block) {
+        fresh = old ? gw__mem_block_resize(mem, old, old_bytes, new_bytes)
+                    : gw__mem_block_new(mem, new_bytes);
+    } else {
+        mem->in_hook = 1;
+        fresh = mem->alloc(mem->user, old, old_bytes, new_bytes);
+        mem->in_hook = 0;
+    }
+    if (!fresh && new_bytes) return NULL;
+    mem->now_bytes += new_bytes;
+    mem->now_bytes -= old ? old_bytes : 0;
+    if (mem->now_bytes > mem->peak_bytes) mem->peak_bytes = mem->now_bytes;
+    return fresh;
+}
+
+static void *gw__mem_new(gw__mem *mem, size_t bytes)
+{
+    void *fresh = gw__mem_resize(mem, NULL, 0, bytes);
+    if (fresh) memset(fresh, 0, bytes);
+    return fresh;
+}
+
+static void gw__mem_free(gw__mem *mem, void *old, size_t bytes)
+{
+    if (old) gw__mem_resize(mem, old, bytes, 0);
+}
+
+/* For secrets: through a volatile pointer, or the compiler may leave out a store that nobody reads. */
+static void gw__mem_wipe(void *bytes, size_t len)
+{
+    volatile uint8_t *at = (volatile uint8_t *)bytes;
+    while (len-- > 0) *at++ = 0;
+}
+
+/* ---- buffers: the content is bytes[begin..end) ---- */
+typedef struct gw__buf {
+    gw__mem *mem;
+    uint8_t *bytes;
+    size_t begin, end, cap, max;
+} gw__buf;
+
+static void gw__buf_init(gw__buf *buf, gw__mem *mem, size_t max)
+{
+    memset(buf, 0, sizeof *buf);
+    buf->mem = mem;
+    buf->max = max;
+}
+
+static size_t gw__buf_len(const gw__buf *buf)
+{
+    return buf->end - buf->begin;
+}
+
+static uint8_t *gw__buf_data(gw__buf *buf)
+{
+    return buf->bytes + buf->begin;
+}
+
+static void gw__buf_clear(gw__buf *buf)
+{
+    buf->begin = buf->end = 0;
+}
+
+static void gw__buf_consume(gw__buf *buf, size_t len)
+{
+    GW_ASSERT(len <= gw__buf_len(buf));
+    buf->begin += len;
+    if (buf->begin == buf->end) gw__buf_clear(buf);
+}
+
+/* Room for `more` bytes behind the content; 0: above the maximum, or no memory. Grows by doubling. */
+static int gw__buf_reserve(gw__buf *buf, size_t more)
+{
+    size_t len = gw__buf_len(buf), cap;
+    void *grown;
+    if (more <= buf->cap - buf->end) return 1;
+    if (more > buf->max || len > buf->max - more) return 0;
+    if (buf->begin) {
+        memmove(buf->bytes, buf->bytes + buf->begin, len);
+        buf->begin = 0;
+        buf->end = len;
+        if (more <= buf->cap - len) return 1;
+    }
+    cap = GW__MAX(buf->cap, 256u);
+    while (cap < len + more) cap = cap > buf->max / 2 ? buf->max : cap * 2;
+    cap = GW__MIN(cap, buf->max);
+    grown = gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
+    if (!grown && cap > len + more) {           /* a fixed block may still have room for what is needed */
+        cap = len + more;
+        grown = gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
+    }
+    if (!grown) return 0;
+    buf->bytes = (uint8_t *)grown;
+    buf->cap = cap;
+    return 1;
+}
+
+static int gw__buf_append(gw__buf *buf, const void *bytes, size_t len)
+{
+    if (!gw__buf_reserve(buf, len)) return 0;
+    if (len) memcpy(buf->bytes + buf->end, bytes, len);
+    buf->end += len;
+    return 1;
+}
+
+static void gw__buf_free(gw__buf *buf)
+{
+    gw__mem_free(buf->mem, buf->bytes, buf->cap);
+    buf->bytes = NULL;
+    buf->begin = buf->end = buf->cap = 0;
+}
+
+/* Gives memory above keep_bytes back once the content fits: one large payload must not stay for ever. */
+static void gw__buf_shrink(gw__buf *buf, size_t keep_bytes)
+{
+    void *smaller;
+    if (buf->cap <= keep_bytes || gw__buf_len(buf) > keep_bytes) return;
+    if (gw__buf_len(buf) == 0) {
+        gw__buf_free(buf);
+        return;
+    }
+    if (buf->begin) memmove(buf->bytes, buf->bytes + buf->begin, gw__buf_len(buf));
+    buf->end -= buf->begin;
+    buf->begin = 0;
+    smaller = gw__mem_resize(buf->mem, buf->bytes, buf->cap, keep_bytes);
+    if (!smaller) return;
+    buf->bytes = (uint8_t *)smaller;
+    buf->cap = keep_bytes;
+}
+
+/* ---- UTF-8 (RFC 3629), checked piece by piece ---- */
+typedef struct gw__utf8 { uint32_t need, low, high; } gw__utf8;  /* all zero: at the beginning of a character */
+
+static int gw__utf8_lead(gw__utf8 *state, uint8_t byte)
+{
+    state->low = 0x80;
+    state->high = 0xBF;
+    if (byte >= 0xC2 && byte <= 0xDF) state->need = 1;
+    else if (byte >= 0xE0 && byte <= 0xEF) state->need = 2;
+    else if (byte >= 0xF0 && byte <= 0xF4) state->need = 3;
+    else return 0;
+    if (byte == 0xE0) state->low = 0xA0;        /* no overlong forms */
+    if (byte == 0xED) state->high = 0x9F;       /* no surrogates */
+    if (byte == 0xF0) state->low = 0x90;
+    if (byte == 0xF4) state->high = 0x8F;       /* nothing above U+10FFFF */
+    return 1;
+}
+
+/* 0: not UTF-8. */
+static int gw__utf8_push(gw__utf8 *state, const uint8_t *bytes, size_t len)
+{
+    size_t i = 0;
+    uint64_t eight;
+    while (i < len) {
+        if (state->need) {
+            if (bytes[i] < state->low || bytes[i] > state->high) return 0;
+            state->need--;
+            state->low = 0x80;
+            state->high = 0xBF;
+            i++;
+            continue;
+        }
+        while (len - i >= 8) {                  /* plain ASCII goes eight at a time */
+            memcpy(&eight, bytes + i, 8);
+            if (eight & UINT64_C(0x8080808080808080)) break;
+            i += 8;
+        }
+        while (i < len && bytes[i] < 0x80) i++;
+        if (i < len && !gw__utf8_lead(state, bytes[i++])) return 0;
+    }
+    return 1;
+}
+
+static int gw__utf8_whole(const gw__utf8 *state)
+{
+    return state->need == 0;
+}
+
+static int gw__utf8_is(const char *text, size_t len)
+{
+    gw__utf8 state;
+    memset(&state, 0, sizeof state);
+    return gw__utf8_push(&state, (const uint8_t *)text, len) && gw__utf8_whole(&state);
+}
+
+/* ---- text ---- */
+
+/* The largest length up to `len` that does not end inside a character. */
+static size_t gw__text_cut(const char *text, size_t len)
+{
+    size_t back = 0;
+    while (back < 3 && back < len && ((uint8_t)text[len - 1 - back] & 0xC0) == 0x80) back++;
+    if (back < len && (uint8_t)text[len - 1 - back] >= 0xC0 &&
+        !gw__utf8_is(text + len - 1 - back, back + 1)) return len - 1 - back;
+    return len;
+}
+
+static size_t gw__text_format_list(char *out, size_t cap, const char *format, va_list list) GW__FORMAT(3, 0);
+static size_t gw__text_format(char *out, size_t cap, const char *format, ...) GW__FORMAT(3, 4);
+
+static size_t gw__text_format_list(char *out, size_t cap, const char *format, va_list list)
+{
+    int full = vsnprintf(out, cap, format, list);
+    size_t len = full < 0 ? 0 : (size_t)full;
+    if (cap == 0) return 0;
+    if (len >= cap) len = gw__text_cut(out, cap - 1);
+    out[len] = 0;
+    return len;
+}
+
+/* Always 0-terminated, cut between characters; the length written. */
+static size_t gw__text_format(char *out, size_t cap, const char *format, ...)
+{
+    va_list list;
+    size_t len;
+    va_start(list, format);
+    len = gw__text_format_list(out, cap, format, list);
+    va_end(list);
+    return len;
+}
+
+/* 1: decimal digits, at least one, and the number fits. */
+static int gw__text_to_u64(const char *text, size_t len, uint64_t *out)
+{
+    uint64_t value = 0;
+    size_t i;
+    if (len == 0) return 0;
+    for (i = 0; i < len; i++) {
+        uint32_t digit = (uint32_t)(uint8_t)text[i] - '0';
+        if (digit > 9 || value > (UINT64_MAX - digit) / 10) return 0;
+        value = value * 10 + digit;
+    }
+    *out = value;
+    return 1;
+}
+
+static char gw__text_lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static int gw__text_same_nocase(const char *text, size_t len, const char *word)
+{
+    size_t i;
+    for (i = 0; i < len; i++)
+        if (word[i] == 0 || gw__text_lower(text[i]) != gw__text_lower(word[i])) return 0;
+    return word[len] == 0;
+}
+
+/* A peer's bytes inside our sentence: control bytes, and bytes that are no UTF-8, become '?'. */
+static size_t gw__text_printable(char *out, size_t cap, const void *bytes, size_t len)
+{
+    const char *text = (const char *)bytes;
+    size_t i, n = GW__MIN(len, cap ? cap - 1 : 0);
+    int is_utf8;
+    if (cap == 0) return 0;
+    n = gw__text_cut(text, n);
+    is_utf8 = gw__utf8_is(text, n);
+    for (i = 0; i < n; i++) {
+        uint8_t byte = (uint8_t)text[i];
+        out[i] = byte < 0x20 || byte == 0x7F || (byte >= 0x80 && !is_utf8) ? '?' : text[i];
+    }
+    out[n] = 0;
+    return n;
+}
+
+static size_t gw__text_base64(char *out, size_t cap, const uint8_t *bytes, size_t len)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    size_t i, n = 0;
+    if (cap < (len + 2) / 3 * 4 + 1) {
+        if (cap) out[0] = 0;
+        return 0;
+    }
+    for (i = 0; i < len; i += 3) {
+        uint32_t b1 = i + 1 < len ? bytes[i + 1] : 0u, b2 = i + 2 < len ? bytes[i + 2] : 0u;
+        uint32_t group = (uint32_t)bytes[i] << 16 | b1 << 8 | b2;
+        out[n++] = digits[group >> 18];
+        out[n++] = digits[group >> 12 & 63];
+        out[n++] = i + 1 < len ? digits[group >> 6 & 63] : '=';
+        out[n++] = i + 2 < len ? digits[group & 63] : '=';
+    }
+    out[n] = 0;
+    return n;
+}
+
+/* ==========================================================================
+ * >> room: log, tables -- sentences: what went wrong, as data; names of what there is.
+ *    Knows:  the log hook, what must never be in a text, the X-macro tables of the public part.
+ *    Not:    who logs, and why.
+ * ========================================================================== */
+
+#define GW__FAULT_TEXT_MAX 400
+typedef struct gw__fault {          /* why something ended; a value that is handed up */
+    uint32_t reason;                /* enum gw_reason; GW_REASON_NONE: nothing is wrong */
+    int32_t  code;                  /* close code or HTTP status; 0: none */
+    char     text[GW__FAULT_TEXT_MAX];
+} gw__fault;
+
+static void gw__fault_set(gw__fault *fault, uint32_t reason, int32_t code, const char *format, ...) GW__FORMAT(4, 5);
+
+/* The first fault stays: what follows from it would only hide the cause. */
+static void gw__fault_set(gw__fault *fault, uint32_t reason, int32_t code, const char *format, ...)
+{
+    va_list list;
+    if (fault->reason) return;
+    fault->reason = reason;
+    fault->code = code;
+    va_start(list, format);
+    gw__text_format_list(fault->text, sizeof fault->text, format, list);
+    va_end(list);
+}
+
+typedef struct gw__logger {
+    void (*hook)(void *user, uint32_t level, int32_t shard, const char *text);
+    void *user;
+    uint32_t level;                 /* the most detailed one that the hook wants */
+    uint32_t in_hook;
+    const char *secret;             /* the token: appears in no text */
+} gw__logger;
+
+/* Overwrites every occurrence of the secret: a server may send back what we sent it. */
+static void gw__text_redact(char *text, const char *secret)
+{
+    size_t len = secret ? strlen(secret) : 0;
+    char *at = text;
+    if (len < 4) return;
+    while ((at = strstr(at, secret)) != NULL) memset(at, '*', len);
+}
+
+static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...) GW__FORMAT(4, 5);
+
+static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
+{
+    char text[512];
+    va_list list;
+    if (!logger->hook || level > logger->level) return;
+    va_start(list, format);
+    gw__text_format_list(text, sizeof text, format, list);
+    va_end(list);
+    gw__text_redact(text, logger->secret);
+    logger->in_hook = 1;
+    logger->hook(logger->user, level, shard, text);
+    logger->in_hook = 0;
+}
+
+static const char *gw__reason_text(uint32_t reason)
+{
+#define GW__REASON_TEXT(name, value, text) case value: return text;
+    switch (reason) {
+    GW_REASONS(GW__REASON_TEXT)
+    default: return "";             /* GW_REASON_NONE, and what a later version adds */
+    }
+#undef GW__REASON_TEXT
+}
+
+static const char *gw__result_text(int32_t result)
+{
+#define GW__RESULT_TEXT(name, value, text) case value: return text;
+    switch (result) {
+    GW_RESULTS(GW__RESULT_TEXT)
+    default: return "";
+    }
+#undef GW__RESULT_TEXT
+}
+
+static const char *const gw__dispatch_names[] = {
+    "",
+#define GW__DISPATCH_NAME(name) #name,
+    GW_DISPATCHES(GW__DISPATCH_NAME)
+#undef GW__DISPATCH_NAME
+};
+
+GW_API const char *gw_name_of(uint32_t type)
+{
+#define GW__NOTICE_NAME(name, value, text) case value: return #name;
+    if (type < GW_DISPATCH_END_) return gw__dispatch_names[type];
+    switch (type) {
+    GW_NOTICES(GW__NOTICE_NAME)
+    default: return "";
+    }
+#undef GW__NOTICE_NAME
+}
+
+/* From a dispatch's name to its number: 256 slots, open addressing, filled once per client. */
+typedef struct gw__names { uint8_t slot[256]; } gw__names;
+
+static uint32_t gw__name_hash(const char *name, size_t len)
+{
+    uint32_t hash = 2166136261u;        /* FNV-1a */
+    size_t i;
+    for (i = 0; i < len; i++) hash = (hash ^ (uint8_t)name[i]) * 16777619u;
+    return (hash ^ hash >> 16) & 255u;
+}
+
+static void gw__names_init(gw__names *names)
+{
+    uint32_t type, slot;
+    memset(names, 0, sizeof *names);
+    for (type = 1; type < GW_DISPATCH_END_; type++) {
+        slot = gw__name_hash(gw__dispatch_names[type], strlen(gw__dispatch_names[type]));
+        while (names->slot[slot]) slot = (slot + 1) & 255u;
+        names->slot[slot] = (uint8_t)type;
+    }
+}
+
+/* GW_UNKNOWN_DISPATCH for a name that this version does not know. */
+static uint32_t gw__names_find(const gw__names *names, const char *name, size_t len)
+{
+    uint32_t slot = gw__name_hash(name, len), type;
+    while ((type = names->slot[slot]) != 0) {
+        if (strncmp(gw__dispatch_names[type], name, len) == 0 && gw__dispatch_names[type][len] == 0) return type;
+        slot = (slot + 1) & 255u;
+    }
+    return GW_UNKNOWN_DISPATCH;
+}
+
+/* ==========================================================================
+ * >> room: json -- the envelope as it streams past, look-ups by path, text in and out.
+ *    Knows:  RFC 8259; the keys op, s, t, d; jsmn's tokens.
+ *    Not:    what an opcode or an event means, WebSocket, the clock.
+ * ========================================================================== */
+
+/* ---- jsmn, privately ----
+ * A program may use jsmn itself, before or after this header and with switches of its own. So each
+ * of its names becomes one of ours, and each macro of the program is as it was when we are done
+ * (pop_macro of a name that was not defined leaves it undefined). */
+#ifndef GW_JSMN_HEADER
+#define GW_JSMN_HEADER <jsmn.h>
+#endif
+#pragma push_macro("JSMN_H")
+#pragma push_macro("JSMN_API")
+#pragma push_macro("JSMN_STATIC")
+#pragma push_macro("JSMN_HEADER")
+#pragma push_macro("JSMN_STRICT")
+#pragma push_macro("JSMN_PARENT_LINKS")
+#undef JSMN_H
+#undef JSMN_API
+#undef JSMN_STATIC
+#undef JSMN_HEADER
+#undef JSMN_STRICT
+#undef JSMN_PARENT_LINKS
+#define JSMN_STATIC
+#define JSMN_STRICT
+#define JSMN_PARENT_LINKS               /* without them jsmn takes quadratic time */
+#define jsmntype_t           gw__jsmn_type
+#define jsmntok_t            gw__jsmn_token
+#define jsmnerr              gw__jsmn_error
+#define jsmn_parser          gw__jsmn_parser
+#define jsmn_init            gw__jsmn_init
+#define jsmn_parse           gw__jsmn_parse
+#define jsmn_alloc_token     gw__jsmn_alloc_token
+#define jsmn_fill_token      gw__jsmn_fill_token
+#define jsmn_parse_primitive gw__jsmn_parse_primitive
+#define jsmn_parse_string    gw__jsmn_parse_string
+#define JSMN_UNDEFINED       GW__JSMN_UNDEFINED
+#define JSMN_OBJECT          GW__JSMN_OBJECT
+#define JSMN_ARRAY           GW__JSMN_ARRAY
+#define JSMN_STRING          GW__JSMN_STRING
+#define JSMN_PRIMITIVE       GW__JSMN_PRIMITIVE
+#define JSMN_ERROR_NOMEM     GW__JSMN_ERROR_NOMEM
+#define JSMN_ERROR_INVAL     GW__JSMN_ERROR_INVAL
+#define JSMN_ERROR_PART      GW__JSMN_ERROR_PART
+#if defined __GNUC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wshadow"
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#endif
+#include GW_JSMN_HEADER
+#if defined __GNUC__
+#pragma GCC diagnostic pop
+#endif
+#undef jsmntype_t
+#undef jsmntok_t
+#undef jsmnerr
+#undef jsmn_parser
+#undef jsmn_init
+#undef jsmn_parse
+#undef jsmn_alloc_token
+#undef jsmn_fill_token
+#undef jsmn_parse_primitive
+#undef jsmn_parse_string
+#undef JSMN_UNDEFINED
+#undef JSMN_OBJECT
+#undef JSMN_ARRAY
+#undef JSMN_STRING
+#undef JSMN_PRIMITIVE
+#undef JSMN_ERROR_NOMEM
+#undef JSMN_ERROR_INVAL
+#undef JSMN_ERROR_PART
+#undef JSMN_H
+#undef JSMN_API
+#undef JSMN_STATIC
+#undef JSMN_STRICT
+#undef JSMN_PARENT_LINKS
+#pragma pop_macro("JSMN_PARENT_LINKS")
+#pragma pop_macro("JSMN_STRICT")
+#pragma pop_macro("JSMN_HEADER")
+#pragma pop_macro("JSMN_STATIC")
+#pragma pop_macro("JSMN_API")
+#pragma pop_macro("JSMN_H")
+
+/* ---- bytes ---- */
+static int gw__json_is_space(char byte)
+{
+    return byte == ' ' || byte == '\n' || byte == '\r' || byte == '\t';
+}
+
+static int gw__json_is_digit(char byte)
+{
+    return byte >= '0' && byte <= '9';
+}
+
+static const char *gw__json_space_end(const char *at, const char *end)
+{
+    while (at < end && gw__json_is_space(*at)) at++;
+    return at;
+}
+
+/* How many bytes from here on are plain text of a string: no quote, no backslash, no control byte.
+ * Eight at a time: a byte below n, less n, borrows into its top bit; equal is below 1 after xor. */
+static size_t gw__json_plain_len(const char *text, size_t len)
+{
+    const uint64_t ones = ~(uint64_t)0 / 255;
+    uint64_t word, hit;
+    size_t at = 0;
+    for (; len - at >= 8; at += 8) {
+        memcpy(&word, text + at, 8);
+        hit = (word - ones * 0x20) | ((word ^ ones * '"') - ones) | ((word ^ ones * '\\') - ones);
+        if (hit & ~word & ones * 0x80) break;
+    }
+    while (at < len && (uint8_t)text[at] >= 0x20 && text[at] != '"' && text[at] != '\\') at++;
+    return at;
+}
+
+/* Copies what fits and counts all, so that lengths come out as snprintf gives them. */
+static void gw__json_put(char *out, size_t cap, size_t *len, const char *bytes, size_t count)
+{
+    size_t room = *len < cap ? cap - *len : 0;
+    if (room > count) room = count;
+    if (room) memcpy(out + *len, bytes, room);
+    *len += count;
+}
+
+static int gw__json_put_utf8(char *out, uint32_t code)
+{
+    if (code < 0x80) {
+        out[0] = (char)code;
+        return 1;
+    }
+    if (code < 0x800) {
+        out[0] = (char)(0xC0 | code >> 6);
+        out[1] = (char)(0x80 | (code & 0x3F));
+        return 2;
+    }
+    if (code < 0x10000) {
+        out[0] = (char)(0xE0 | code >> 12);
+        out[1] = (char)(0x80 | (code >> 6 & 0x3F));
+        out[2] = (char)(0x80 | (code & 0x3F));
+        return 3;
+    }
+    out[0] = (char)(0xF0 | code >> 18);
+    out[1] = (char)(0x80 | (code >> 12 & 0x3F));
+    out[2] = (char)(0x80 | (code >> 6 & 0x3F));
+    out[3] = (char)(0x80 | (code & 0x3F));
+    return 4;
+}
+
+/* ---- decoding: the inside of a string, which may come in pieces (RFC 8259 section 7) ---- */
+typedef struct gw__json_decoder {
+    uint32_t escaped;           /* a backslash has been seen */
+    uint32_t hex_left;          /* digits of \uXXXX still to come */
+    uint32_t unit;              /* ... and their value so far */
+    uint32_t high;              /* a high surrogate that waits for its low one */
+} gw__json_decoder;
+
+#define GW__JSON_DECODED_MAX 8  /* a replacement for a lone surrogate and one character */
+
+static int gw__json_hex(char byte)
+{
+    if (gw__json_is_digit(byte)) return byte - '0';
+    if (byte >= 'a' && byte <= 'f') return byte - 'a' + 10;
+    if (byte >= 'A' && byte <= 'F') return byte - 'A' + 10;
+    return -1;
+}
+
+/* What a backslash and this letter stand for; 0: nothing. */
+static uint32_t gw__json_unescaped(char byte)
+{
+    switch (byte) {
+    case '"': case '\\': case '/': return (uint32_t)byte;
+    case 'b': return '\b';
+    case 'f': return '\f';
+    case 'n': return '\n';
+    case 'r': return '\r';
+    case 't': return '\t';
+    }
+    return 0;
+}
+
+/* To be called at the end too: a high surrogate without its low one becomes U+FFFD. */
+static int gw__json_decode_flush(gw__json_decoder *decoder, char *out)
+{
+    if (!decoder->high) return 0;
+    decoder->high = 0;
+    return gw__json_put_utf8(out, 0xFFFD);
+}
+
+static int gw__json_decode_unit(gw__json_decoder *decoder, uint32_t unit, char *out)
+{
+    int is_high = unit >= 0xD800 && unit <= 0xDBFF, is_low = unit >= 0xDC00 && unit <= 0xDFFF;
+    uint32_t high = decoder->high;
+    int count;
+    if (high && is_low) {
+        decoder->high = 0;
+        return gw__json_put_utf8(out, 0x10000 + ((high - 0xD800) << 10) + (unit - 0xDC00));
+    }
+    count = gw__json_decode_flush(decoder, out);
+    if (is_high) {
+        decoder->high = unit;
+        return count;
+    }
+    return count + gw__json_put_utf8(out + count, is_low ? 0xFFFD : unit);
+}
+
+/* Takes one byte, gives the decoded bytes that it completes; -1: it may not stand there. */
+static int gw__json_decode(gw__json_decoder *decoder, char byte, char out[GW__JSON_DECODED_MAX])
+{
+    int count, digit;
+    if (decoder->hex_left) {
+        digit = gw__json_hex(byte);
+        if (digit < 0) return -1;
+        decoder->unit = decoder->unit << 4 | (uint32_t)digit;
+        return --decoder->hex_left ? 0 : gw__json_decode_unit(decoder, decoder->unit, out);
+    }
+    if (decoder->escaped) {
+        decoder->escaped = 0;
+        decoder->unit = gw__json_unescaped(byte);
+        if (byte == 'u') decoder->hex_left = 4;
+        else if (decoder->unit == 0) return -1;
+        return byte == 'u' ? 0 : gw__json_decode_unit(decoder, decoder->unit, out);
+    }
+    if ((uint8_t)byte < 0x20) return -1;
+    if (byte == '\\') {
+        decoder->escaped = 1;
+        return 0;
+    }
+    count = gw__json_decode_flush(decoder, out);
+    out[count] = byte;
+    return count + 1;
+}
+
+static int gw__json_decoder_is_idle(const gw__json_decoder *decoder)
+{
+    return !decoder->escaped && !decoder->hex_left && !decoder->high;
+}
+
+/* Decodes the inside of a string that has been checked; full length, without a 0 at the end. */
+static size_t gw__json_decode_all(const char *raw, size_t raw_len, char *out, size_t cap)
+{
+    gw__json_decoder decoder;
+    char piece[GW__JSON_DECODED_MAX];
+    size_t at = 0, len = 0, plain;
+    memset(&decoder, 0, sizeof decoder);
+    while (at < raw_len) {
+        plain = gw__json_decoder_is_idle(&decoder) ? gw__json_plain_len(raw + at, raw_len - at) : 0;
+        gw__json_put(out, cap, &len, raw + at, plain);
+        at += plain;
+        if (!plain) {
+            int count = gw__json_decode(&decoder, raw[at++], piece);
+            if (count > 0) gw__json_put(out, cap, &len, piece, (size_t)count);
+        }
+    }
+    gw__json_put(out, cap, &len, piece, (size_t)gw__json_decode_flush(&decoder, piece));
+    return len;
+}
+
+/* Is the inside of a (checked) string, decoded, this text? */
+static int gw__json_decodes_to(const char *raw, size_t raw_len, const char *text, size_t len)
+{
+    gw__json_decoder decoder;
+    char piece[GW__JSON_DECODED_MAX];
+    size_t at, same = 0, count;
+    if (raw_len < len) return 0;        /* decoding never makes longer */
+    if (!memchr(raw, '\\', raw_len)) return raw_len == len && memcmp(raw, text, len) == 0;
+    memset(&decoder, 0, sizeof decoder);
+    for (at = 0; at <= raw_len; at++) {
+        int decoded = at < raw_len ? gw__json_decode(&decoder, raw[at], piece)
+                                   : gw__json_decode_flush(&decoder, piece);
+        if (decoded < 0) return 0;
+        count = (size_t)decoded;
+        if (count > len - same || memcmp(piece, text + same, count) != 0) return 0;
+        same += count;
+    }
+    return same == len;
+}
+
+/* ---- pieces of grammar, each for text in pieces ---- */
+/* A bare value: true, false, null or a number. */
+enum gw__json_number {          /* where in a number we are: RFC 8259 section 6 */
+    GW__JSON_NO_NUMBER, GW__JSON_START, GW__JSON_SIGN, GW__JSON_ZERO, GW__JSON_INTEGER,
+    GW__JSON_POINT, GW__JSON_FRACTION, GW__JSON_E, GW__JSON_E_SIGN, GW__JSON_EXPONENT
+};
+typedef struct gw__json_bare {
+    const char *word;           /* what is still to come of the word, or NULL: it is a number */
+    uint32_t number;            /* enum gw__json_number */
+} gw__json_bare;
+
+static uint32_t gw__json_number_step(uint32_t number, char byte)
+{
+    int digit = gw__json_is_digit(byte), e = byte == 'e' || byte == 'E';
+    switch ((enum gw__json_number)number) {
+    case GW__JSON_START:
+        if (byte == '-') return GW__JSON_SIGN;
+        return byte == '0' ? GW__JSON_ZERO : digit ? GW__JSON_INTEGER : GW__JSON_NO_NUMBER;
+    case GW__JSON_SIGN:
+        return byte == '0' ? GW__JSON_ZERO : digit ? GW__JSON_INTEGER : GW__JSON_NO_NUMBER;
+    case GW__JSON_INTEGER:
+        if (digit) return GW__JSON_INTEGER;
+        return byte == '.' ? GW__JSON_POINT : e ? GW__JSON_E : GW__JSON_NO_NUMBER;
+    case GW__JSON_ZERO:
+        return byte == '.' ? GW__JSON_POINT : e ? GW__JSON_E : GW__JSON_NO_NUMBER;
+    case GW__JSON_POINT:
+        return digit ? GW__JSON_FRACTION : GW__JSON_NO_NUMBER;
+    case GW__JSON_FRACTION:
+        return digit ? GW__JSON_FRACTION : e ? GW__JSON_E : GW__JSON_NO_NUMBER;
+    case GW__JSON_E:
+        if (byte == '+' || byte == '-') return GW__JSON_E_SIGN;
+        return digit ? GW__JSON_EXPONENT : GW__JSON_NO_NUMBER;
+    case GW__JSON_E_SIGN: case GW__JSON_EXPONENT:
+        return digit ? GW__JSON_EXPONENT : GW__JSON_NO_NUMBER;
+    case GW__JSON_NO_NUMBER: break;
+    }
+    return GW__JSON_NO_NUMBER;
+}
+
+static void gw__json_bare_begin(gw__json_bare *bare, char first)
+{
+    bare->word = first == 't' ? "true" : first == 'f' ? "false" : first == 'n' ? "null" : NULL;
+    bare->number = GW__JSON_START;
+}
+
+/* 1: the byte belongs to the value. 0: it does not, and the value ends before it. */
+static int gw__json_bare_push(gw__json_bare *bare, char byte)
+{
+    uint32_t number;
+    if (bare->word) {
+        if (byte == 0 || *bare->word != byte) return 0;
+        bare->word++;
+        return 1;
+    }
+    number = gw__json_number_step(bare->number, byte);
+    if (number == GW__JSON_NO_NUMBER) return 0;
+    bare->number = number;
+    return 1;
+}
+
+static int gw__json_bare_is_whole(const gw__json_bare *bare)
+{
+    if (bare->word) return *bare->word == 0;
+    return bare->number == GW__JSON_ZERO || bare->number == GW__JSON_INTEGER
+        || bare->number == GW__JSON_FRACTION || bare->number == GW__JSON_EXPONENT;
+}
+
+/* Length of the bare value that begins here; 0: there is none. */
+static size_t gw__json_bare_len(const char *text, size_t len)
+{
+    gw__json_bare bare;
+    size_t at = 0;
+    if (len == 0) return 0;
+    gw__json_bare_begin(&bare, text[0]);
+    while (at < len && gw__json_bare_push(&bare, text[at])) at++;
+    return gw__json_bare_is_whole(&bare) ? at : 0;
+}
+
+/* A nest: an object or array, passed over by counting its brackets. Two counts take the place of
+ * a stack, so ten million levels cost no memory: "[{]}" passes, but nothing that does not close. */
+typedef struct gw__json_nest {
+    uint64_t objects, arrays;   /* opened and not yet closed */
+    uint32_t in_string, escaped;
+    const char *why;            /* after -1 */
+} gw__json_nest;
+
+/* The part of a string inside a nest; used: up to its quote, or to what may not stand there. */
+static int gw__json_nest_string(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
+{
+    size_t at = 0;
+    while (at < len) {
+        if (nest->escaped) {
+            if ((uint8_t)bytes[at] < 0x20) break;
+            nest->escaped = 0;
+            at++;
+        }
+        at += gw__json_plain_len(bytes + at, len - at);
+        if (at == len || bytes[at] != '\\') break;
+        nest->escaped = 1;
+        at++;
+    }
+    *used = at;
+    if (at == len) return 1;
+    if (bytes[at] != '"' || nest->escaped) return 0;
+    nest->in_string = 0;
+    *used = at + 1;
+    return 1;
+}
+
+/* 1: the nest has closed, with the last byte used. 0: goes on. -1: not JSON. One thought, whole
+ * because it is the loop that every byte of every large payload passes through. */
+static int gw__json_nest_push(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
+{
+    size_t at = 0, took;
+    int closed = 0;
+    nest->why = "a bracket closes what was not opened";
+    while (at < len && !closed) {
+        if (nest->in_string) {
+            int fine = gw__json_nest_string(nest, bytes + at, len - at, &took);
+            at += took;
+            if (!fine) {
+                nest->why = "a control byte stands inside a string";
+                closed = -1;
+            }
+            continue;
+        }
+        switch (bytes[at++]) {
+        case '"': nest->in_string = 1; break;
+        case '{': nest->objects++; break;
+        case '[': nest->arrays++; break;
+        case '}': closed = nest->objects-- == 0 ? -1 : !(nest->objects | nest->arrays); break;
+        case ']': closed = nest->arrays-- == 0 ? -1 : !(nest->objects | nest->arrays); break;
+        }
+    }
+    *used = at;
+    return closed;
+}
+
+/* ---- the envelope, as it streams past ---- */
+#define GW__NAME_MAX 128        /* of t, with a 0 at its end; what is longer is cut */
+
+typedef enum gw__json_found {
+    GW__JSON_NEED_MORE,         /* all bytes are used */
+    GW__JSON_OP, GW__JSON_SEQ, GW__JSON_NAME,   /* of a repeated key the last one wins */
+    GW__JSON_D_BEGIN,           /* the next byte, not used yet, is the first one of d */
+    GW__JSON_D_END,             /* the last byte used was the last one of d */
+    GW__JSON_END,               /* the envelope is closed; only white space may follow */
+    GW__JSON_BROKEN             /* for good; why says it */
+} gw__json_found;
+
+/* Where between the two braces of the envelope we are: AT before a thing, IN inside of one. */
+enum gw__json_place {
+    GW__JSON_AT_OPENING, GW__JSON_AT_FIRST_KEY, GW__JSON_AT_KEY, GW__JSON_IN_KEY, GW__JSON_AT_COLON,
+    GW__JSON_AT_VALUE, GW__JSON_IN_STRING, GW__JSON_IN_BARE, GW__JSON_IN_NEST, GW__JSON_AT_COMMA,
+    GW__JSON_BEHIND, GW__JSON_FAULT
+};
+enum gw__json_field {
+    GW__JSON_OTHER, GW__JSON_FIELD_OP, GW__JSON_FIELD_S, GW__JSON_FIELD_T, GW__JSON_FIELD_D
+};
+
+typedef struct gw__json_scan {
+    uint32_t has_op, has_seq, has_name, has_d;  /* null is "has not", except for d */
+    uint64_t op, seq;
+    char name[GW__NAME_MAX];    /* t, decoded, 0-terminated */
+    size_t name_len;
+    const char *why;            /* after BROKEN: a sentence */
+    /* how far we are */
+    uint32_t place;             /* enum gw__json_place */
+    uint32_t field;             /* enum gw__json_field: whose value comes or is in hand */
+    uint32_t d_begun;           /* D_BEGIN was given for the value in hand */
+    char key[4];                /* decoded; none of ours is longer */
+    size_t key_len;
+    uint64_t integer;           /* of a bare value: its number ... */
+    uint32_t no_integer;        /* ... unless it is none, or does not fit */
+    gw__json_decoder decoder;
+    gw__json_bare bare;
+    gw__json_nest nest;
+} gw__json_scan;
+
+static void gw__json_scan_begin(gw__json_scan *scan)
+{
+    memset(scan, 0, sizeof *scan);
+    scan->why = "";
+}
+
+static gw__json_found gw__json_scan_fault(gw__json_scan *scan, const char *why)
+{
+    scan->place = GW__JSON_FAULT;
+    scan->why = why;
+    return GW__JSON_BROKEN;
+}
+
+static uint32_t gw__json_scan_field(const gw__json_scan *scan)
+{
+    if (scan->key_len == 2 && memcmp(scan->key, "op", 2) == 0) return GW__JSON_FIELD_OP;
+    if (scan->key_len != 1) return GW__JSON_OTHER;
+    switch (scan->key[0]) {
+    case 's': return GW__JSON_FIELD_S;
+    case 't': return GW__JSON_FIELD_T;
+    case 'd': return GW__JSON_FIELD_D;
+    }
+    return GW__JSON_OTHER;
+}
+
+/* A value has ended: what was found? */
+static gw__json_found gw__json_scan_value_end(gw__json_scan *scan)
+{
+    int is_null = scan->bare.word != NULL;      /* of op, s and t: no other word gets this far */
+    scan->place = GW__JSON_AT_COMMA;
+    switch ((enum gw__json_field)scan->field) {
+    case GW__JSON_OTHER: break;
+    case GW__JSON_FIELD_OP:
+        scan->has_op = !is_null;
+        scan->op = scan->integer;
+        return is_null ? GW__JSON_NEED_MORE : GW__JSON_OP;
+    case GW__JSON_FIELD_S:
+        scan->has_seq = !is_null;
+        scan->seq = scan->integer;
+        return is_null ? GW__JSON_NEED_MORE : GW__JSON_SEQ;
+    case GW__JSON_FIELD_T:
+        scan->has_name = !is_null;
+        scan->name_len = is_null ? 0 : scan->name_len;
+        scan->name[scan->name_len] = 0;
+        return is_null ? GW__JSON_NEED_MORE : GW__JSON_NAME;
+    case GW__JSON_FIELD_D:
+        scan->has_d = 1;
+        scan->d_begun = 0;
+        return GW__JSON_D_END;
+    }
+    return GW__JSON_NEED_MORE;
+}
+
+/* May a value of this field begin so? op and s: an integer or null. t: a string or null. */
+static const char *gw__json_scan_objection(const gw__json_scan *scan, char first)
+{
+    int number = gw__json_is_digit(first) || first == '-';
+    switch ((enum gw__json_field)scan->field) {
+    case GW__JSON_FIELD_OP:
+        return number || first == 'n' ? NULL : "op is not an integer";
+    case GW__JSON_FIELD_S:
+        return number || first == 'n' ? NULL : "s is neither an integer nor null";
+    case GW__JSON_FIELD_T:
+        return first == '"' || first == 'n' ? NULL : "t is neither a string nor null";
+    case GW__JSON_OTHER: case GW__JSON_FIELD_D: break;
+    }
+    if (number || (first && strchr("\"{[tfn", first))) return NULL;
+    return "a key of the payload has no value";
+}
+
+static gw__json_found gw__json_scan_value(gw__json_scan *scan, char first, size_t *used)
+{
+    const char *objection = gw__json_scan_objection(scan, first);
+    if (objection) return gw__json_scan_fault(scan, objection);
+    if (scan->field == GW__JSON_FIELD_D && !scan->d_begun) {
+        scan->d_begun = 1;
+        return GW__JSON_D_BEGIN;
+    }
+    scan->bare.word = NULL;
+    if (first == '"') {
+        scan->place = GW__JSON_IN_STRING;
+        if (scan->field == GW__JSON_FIELD_T) scan->name_len = 0;
+        *used = 1;
+    } else if (first == '{' || first == '[') {
+        scan->place = GW__JSON_IN_NEST;
+        memset(&scan->nest, 0, sizeof scan->nest);
+    } else {
+        scan->place = GW__JSON_IN_BARE;
+        scan->integer = scan->no_integer = 0;
+        gw__json_bare_begin(&scan->bare, first);
+    }
+    return GW__JSON_NEED_MORE;
+}
+
+static const char *gw__json_scan_expected(uint32_t place)
+{
+    switch ((enum gw__json_place)place) {
+    case GW__JSON_AT_OPENING: return "the payload is not a JSON object";
+    case GW__JSON_AT_COLON:   return "a key of the payload has no colon behind it";
+    case GW__JSON_AT_COMMA:   return "no comma stands between two keys of the payload";
+    case GW__JSON_BEHIND:     return "bytes follow the payload's closing brace";
+    case GW__JSON_AT_FIRST_KEY: case GW__JSON_AT_KEY: case GW__JSON_IN_KEY:
+    case GW__JSON_AT_VALUE: case GW__JSON_IN_STRING: case GW__JSON_IN_BARE:
+    case GW__JSON_IN_NEST: case GW__JSON_FAULT: break;
+    }
+    return "a key of the payload is not a string";
+}
+
+/* A byte between the things: a brace, a comma, a colon, a quote, the first byte of a value. */
+static gw__json_found gw__json_scan_between(gw__json_scan *scan, char byte, size_t *used)
+{
+    uint32_t place = scan->place;
+    if (place == GW__JSON_AT_VALUE) return gw__json_scan_value(scan, byte, used);
+    *used = 1;
+    if (byte == '}' && (place == GW__JSON_AT_FIRST_KEY || place == GW__JSON_AT_COMMA)) {
+        scan->place = GW__JSON_BEHIND;
+        return GW__JSON_END;
+    }
+    if (place == GW__JSON_AT_OPENING && byte == '{') {
+        scan->place = GW__JSON_AT_FIRST_KEY;
+    } else if ((place == GW__JSON_AT_FIRST_KEY || place == GW__JSON_AT_KEY) && byte == '"') {
+        scan->place = GW__JSON_IN_KEY;
+        scan->key_len = 0;
+    } else if (place == GW__JSON_AT_COLON && byte == ':') {
+        scan->place = GW__JSON_AT_VALUE;
+    } else if (place == GW__JSON_AT_COMMA && byte == ',') {
+        scan->place = GW__JSON_AT_KEY;
+    } else {
+        *used = 0;
+        return gw__json_scan_fault(scan, gw__json_scan_expected(place));
+    }
+    return GW__JSON_NEED_MORE;
+}
+
+/* Keeps what is decoded of a key or of t, as far as there is room. */
+static void gw__json_scan_keep(gw__json_scan *scan, const char *bytes, size_t count)
+{
+    if (scan->place == GW__JSON_IN_KEY)
+        gw__json_put(scan->key, sizeof scan->key, &scan->key_len, bytes, count);
+    else if (scan->field == GW__JSON_FIELD_T)
+        gw__json_put(scan->name, GW__NAME_MAX - 1, &scan->name_len, bytes, count);
+}
+
+static gw__json_found gw__json_scan_string_end(gw__json_scan *scan)
+{
+    char rest[GW__JSON_DECODED_MAX];
+    gw__json_scan_keep(scan, rest, (size_t)gw__json_decode_flush(&scan->decoder, rest));
+    if (scan->place == GW__JSON_IN_KEY) {
+        scan->field = gw__json_scan_field(scan);
+        scan->place = GW__JSON_AT_COLON;
+        return GW__JSON_NEED_MORE;
+    }
+    if (scan->name_len >= GW__NAME_MAX)
+        scan->name_len = gw__text_cut(scan->name, GW__NAME_MAX - 1);
+    return gw__json_scan_value_end(scan);
+}
+
+/* A key, or a string as a value: a plain run in one go, the rest by the byte. */
+static gw__json_found gw__json_scan_string(gw__json_scan *scan, const char *bytes, size_t len,
+                                           size_t *used)
+{
+    char decoded[GW__JSON_DECODED_MAX];
+    int count;
+    if (gw__json_decoder_is_idle(&scan->decoder)) {
+        *used = gw__json_plain_len(bytes, len);
+        gw__json_scan_keep(scan, bytes, *used);
+        if (*used) return GW__JSON_NEED_MORE;
+    }
+    if (bytes[0] == '"' && !scan->decoder.escaped && !scan->decoder.hex_left) {
+        *used = 1;
+        return gw__json_scan_string_end(scan);
+    }
+    count = gw__json_decode(&scan->decoder, bytes[0], decoded);
+    if (count < 0)
+        return gw__json_scan_fault(scan, "a control byte or a wrong escape stands in a string");
+    gw__json_scan_keep(scan, decoded, (size_t)count);
+    *used = 1;
+    return GW__JSON_NEED_MORE;
+}
+
+static void gw__json_scan_count(gw__json_scan *scan, char byte)
+{
+    uint64_t digit = (uint64_t)(byte - '0');
+    if (!gw__json_is_digit(byte) || scan->integer > (UINT64_MAX - digit) / 10) scan->no_integer = 1;
+    else scan->integer = scan->integer * 10 + digit;
+}
+
+/* The byte behind a bare value is looked at, not used: it belongs to the envelope. */
+static gw__json_found gw__json_scan_bare(gw__json_scan *scan, const char *bytes, size_t len,
+                                         size_t *used)
+{
+    size_t at = 0;
+    for (; at < len && gw__json_bare_push(&scan->bare, bytes[at]); at++)
+        if (!scan->bare.word) gw__json_scan_count(scan, bytes[at]);
+    *used = at;
+    if (at == len) return GW__JSON_NEED_MORE;
+    if (!gw__json_bare_is_whole(&scan->bare))
+        return gw__json_scan_fault(scan, "a value of the payload is no JSON");
+    if (!gw__json_is_space(bytes[at]) && bytes[at] != ',' && bytes[at] != '}')
+        return gw__json_scan_fault(scan, "a value of the payload is no JSON");
+    if (scan->no_integer && scan->field == GW__JSON_FIELD_OP)
+        return gw__json_scan_fault(scan, "op is not an integer from 0 to 2^64-1");
+    if (scan->no_integer && scan->field == GW__JSON_FIELD_S)
+        return gw__json_scan_fault(scan, "s is not an integer from 0 to 2^64-1");
+    return gw__json_scan_value_end(scan);
+}
+
+static gw__json_found gw__json_scan_nest(gw__json_scan *scan, const char *bytes, size_t len,
+                                         size_t *used)
+{
+    switch (gw__json_nest_push(&scan->nest, bytes, len, used)) {
+    case 0: return GW__JSON_NEED_MORE;
+    case 1: return gw__json_scan_value_end(scan);
+    }
+    return gw__json_scan_fault(scan, scan->nest.why);
+}
+
+static gw__json_found gw__json_scan_step(gw__json_scan *scan, const char *bytes, size_t len,
+                                         size_t *used)
+{
+    switch ((enum gw__json_place)scan->place) {
+    case GW__JSON_IN_KEY:
+    case GW__JSON_IN_STRING: return gw__json_scan_string(scan, bytes, len, used);
+    case GW__JSON_IN_BARE:   return gw__json_scan_bare(scan, bytes, len, used);
+    case GW__JSON_IN_NEST:   return gw__json_scan_nest(scan, bytes, len, used);
+    case GW__JSON_FAULT:     return GW__JSON_BROKEN;
+    case GW__JSON_AT_OPENING: case GW__JSON_AT_FIRST_KEY: case GW__JSON_AT_KEY:
+    case GW__JSON_AT_COLON: case GW__JSON_AT_VALUE: case GW__JSON_AT_COMMA:
+    case GW__JSON_BEHIND: break;
+    }
+    if (!gw__json_is_space(bytes[0])) return gw__json_scan_between(scan, bytes[0], used);
+    *used = 1;
+    return GW__JSON_NEED_MORE;
+}
+
+/* Strict at the envelope's own level; what is inside d, or under a key we do not know, is passed
+ * over by its strings and brackets. Returns at each find with the bytes used, which may be none. */
+static gw__json_found gw__json_scan_next(gw__json_scan *scan, const uint8_t *bytes, size_t len,
+                                         size_t *used)
+{
+    gw__json_found found = GW__JSON_NEED_MORE;
+    size_t took;
+    *used = 0;
+    while (*used < len && found == GW__JSON_NEED_MORE) {
+        took = 0;
+        found = gw__json_scan_step(scan, (const char *)bytes + *used, len - *used, &took);
+        *used += took;
+    }
+    return found;
+}
+
+/* ---- strict check: RFC 8259, nothing forgiven ---- */
+#define GW__JSON_DEPTH_MAX 4096u    /* levels; no command of 4,096 bytes has as many */
+
+typedef struct gw__json_checker {
+    const char *at, *end;
+    uint32_t depth;
+    uint8_t objects[GW__JSON_DEPTH_MAX / 8];    /* a bit for each open level: is it an object? */
+} gw__json_checker;
+
+/* The end of the string that begins here with its quote; NULL: it is broken. */
+static const char *gw__json_string_end(const char *at, const char *end)
+{
+    int digits;
+    if (at == end || *at++ != '"') return NULL;
+    for (;;) {
+        at += gw__json_plain_len(at, (size_t)(end - at));
+        if (at == end) return NULL;
+        if (*at == '"') return at + 1;
+        if (*at++ != '\\' || at == end) return NULL;
+        if (*at != 'u' && !gw__json_unescaped(*at)) return NULL;
+        digits = *at++ == 'u' ? 4 : 0;
+        for (; digits > 0; digits--, at++)
+            if (at == end || gw__json_hex(*at) < 0) return NULL;
+    }
+}
+
+static int gw__json_check_in_object(const gw__json_checker *checker)
+{
+    uint32_t level = checker->depth - 1;
+    return checker->objects[level / 8] >> level % 8 & 1;
+}
+
+static int gw__json_check_push(gw__json_checker *checker, int object)
+{
+    uint32_t level = checker->depth, bit = 1u << level % 8;
+    if (level == GW__JSON_DEPTH_MAX) return 0;
+    if (object) checker->objects[level / 8] = (uint8_t)(checker->objects[level / 8] | bit);
+    else checker->objects[level / 8] = (uint8_t)(checker->objects[level / 8] & ~bit);
+    checker->depth++;
+    return 1;
+}
+
+/* The next byte that is no white space; 0 at the end (and no JSON has a 0 there). */
+static char gw__json_check_peek(gw__json_checker *checker)
+{
+    checker->at = gw__json_space_end(checker->at, checker->end);
+    return checker->at < checker->end ? *checker->at : (char)0;
+}
+
+/* Inside an object a key and its colon come before the value. */
+static int gw__json_check_key(gw__json_checker *checker)
+{
+    if (!gw__json_check_in_object(checker)) return 1;
+    if (gw__json_check_peek(checker) != '"') return 0;
+    checker->at = gw__json_string_end(checker->at, checker->end);
+    if (!checker->at || gw__json_check_peek(checker) != ':') return 0;
+    checker->at++;
+    return 1;
+}
+
+/* The beginning of a value. 1: it is whole. 2: a bracket was opened and a value must follow. */
+static int gw__json_check_value(gw__json_checker *checker)
+{
+    char first = gw__json_check_peek(checker);
+    size_t len;
+    if (first == '"') {
+        checker->at = gw__json_string_end(checker->at, checker->end);
+        return checker->at != NULL;
+    }
+    if (first != '{' && first != '[') {
+        len = gw__json_bare_len(checker->at, (size_t)(checker->end - checker->at));
+        checker->at += len;
+        return len > 0;
+    }
+    if (!gw__json_check_push(checker, first == '{')) return 0;
+    checker->at++;
+    if (gw__json_check_peek(checker) == (first == '{' ? '}' : ']')) return 1;   /* empty */
+    return gw__json_check_key(checker) ? 2 : 0;
+}
+
+/* Behind a value. 1: all levels are closed. 2: a comma, and a value must follow. */
+static int gw__json_check_behind(gw__json_checker *checker)
+{
+    while (checker->depth > 0) {
+        char byte = gw__json_check_peek(checker);
+        if (byte == ',') {
+            checker->at++;
+            return gw__json_check_key(checker) ? 2 : 0;
+        }
+        if (byte != (gw__json_check_in_object(checker) ? '}' : ']')) return 0;
+        checker->at++;
+        checker->depth--;
+    }
+    return 1;
+}
+
+static int gw__json_check(const char *text, size_t len)
+{
+    gw__json_checker checker;
+    int more = 2;
+    checker.at = text;
+    checker.end = text + len;
+    checker.depth = 0;
+    while (more == 2) {
+        more = gw__json_check_value(&checker);
+        if (more == 1) more = gw__json_check_behind(&checker);
+    }
+    return more == 1 && gw__json_check_peek(&checker) == 0 && checker.at == checker.end;
+}
+
+/* Any value, in UTF-8, at most GW__JSON_DEPTH_MAX levels deep: deeper counts as not valid. */
+static int gw__json_is_valid(const char *text, size_t len)
+{
+    return gw__utf8_is(text, len) && gw__json_check(text, len);
+}
+
+/* ---- the walker: looks things up in the text itself, without memory, for any thread ---- */
+typedef struct gw__json_walk {
+    const char *at, *end;
+    uint32_t object, first;     /* in an object; before its first member */
+    const void *index;          /* handed on to what is found */
+} gw__json_walk;
+
+static gw_json gw__json_absent(void)
+{
+    gw_json absent;
+    memset(&absent, 0, sizeof absent);
+    return absent;
+}
+
+static gw_json gw__json_slice(const char *begin, const char *end, const void *index)
+{
+    gw_json slice;
+    slice.ptr = begin;
+    slice.len = (size_t)(end - begin);
+    slice.index = index;
+    return slice;
+}
+
+/* The value without the white space around it; absent if nothing is left. */
+static gw_json gw__json_trimmed(const gw_json *v)
+{
+    const char *begin, *end;
+    if (!v || !v->ptr) return gw__json_absent();
+    end = v->ptr + v->len;
+    begin = gw__json_space_end(v->ptr, end);
+    while (end > begin && gw__json_is_space(end[-1])) end--;
+    return begin < end ? gw__json_slice(begin, end, v->index) : gw__json_absent();
+}
+
+/* The end of the value that begins here inside an object or array; NULL: it is broken. */
+static const char *gw__json_value_end(const char *at, const char *end)
+{
+    gw__json_nest nest;
+    size_t len;
+    if (at == end) return NULL;
+    if (*at == '"') return gw__json_string_end(at, end);
+    if (*at == '{' || *at == '[') {
+        memset(&nest, 0, sizeof nest);
+        return gw__json_nest_push(&nest, at, (size_t)(end - at), &len) == 1 ? at + len : NULL;
+    }
+    len = gw__json_bare_len(at, (size_t)(end - at));
+    if (len == 0 || at + len == end) return NULL;
+    at += len;
+    return gw__json_is_space(*at) || *at == ',' || *at == ']' || *at == '}' ? at : NULL;
+}
+
+static int gw__json_walk_begin(gw__json_walk *walk, const gw_json *container)
+{
+    if (!container->ptr || (container->ptr[0] != '{' && container->ptr[0] != '[')) return 0;
+    walk->at = container->ptr + 1;
+    walk->end = container->ptr + container->len;
+    walk->object = container->ptr[0] == '{';
+    walk->first = 1;
+    walk->index = container->index;
+    return 1;
+}
+
+/* The next member. 0: there is none, as the bracket closes or as the text is broken here. */
+static int gw__json_walk_next(gw__json_walk *walk, gw_json *key, gw_json *value)
+{
+    const char *at = gw__json_space_end(walk->at, walk->end), *end = walk->end, *next;
+    if (!walk->first) {
+        if (at == end || *at != ',') return 0;
+        at = gw__json_space_end(at + 1, end);
+    }
+    *key = gw__json_absent();
+    if (walk->object) {
+        next = gw__json_string_end(at, end);
+        if (!next) return 0;
+        *key = gw__json_slice(at, next, walk->index);
+        at = gw__json_space_end(next, end);
+        if (at == end || *at != ':') return 0;
+        at = gw__json_space_end(at + 1, end);
+    }
+    next = gw__json_value_end(at, end);
+    if (!next) return 0;
+    *value = gw__json_slice(at, next, walk->index);
+    walk->at = next;
+    walk->first = 0;
+    return 1;
+}
+
+/* The length of a path's first segment. (strcspn would first make a table of 256 bytes.) */
+static size_t gw__json_segment_len(const char *path)
+{
+    size_t len = 0;
+    while (path[len] && path[len] != '.') len++;
+    return len;
+}
+
+static int gw__json_key_is(const gw_json *key, const char *segment, size_t len)
+{
+    return gw__json_decodes_to(key->ptr + 1, key->len - 2, segment, len);
+}
+
+/* One segment of a path: a key of an object (of equal keys the first), a place in an array. */
+static int gw__json_walk_child(gw__json_walk *walk, const char *segment, size_t len, gw_json *out)
+{
+    gw_json key, value;
+    uint64_t place = 0;
+    if (!walk->object && !gw__text_to_u64(segment, len, &place)) return 0;
+    while (gw__json_walk_next(walk, &key, &value)) {
+        if (walk->object ? gw__json_key_is(&key, segment, len) : place-- == 0) {
+            *out = value;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* ---- the index: jsmn's tokens for the event in hand ----
+ * Walking costs nothing at first and adds up; tokens cost as much as several walks and make each
+ * look-up after that cheap. So look-ups walk until they have walked the text several times over;
+ * then the index is made, and nobody who reads three fields pays for it. jsmn is a tokeniser and
+ * no validator ("[1 2]" and "tru3" pass it): text that the strict check refuses is walked for ever,
+ * so both ways give the same answers. A look-up changes its index: one thread at a time. */
+#define GW__JSON_INDEX_AFTER_WALKS 4u       /* measured: making the tokens costs about three */
+#define GW__JSON_INDEX_KEPT        4096u    /* tokens whose memory stays for the next event */
+
+enum gw__json_index_state { GW__JSON_INDEX_NONE, GW__JSON_INDEX_READY, GW__JSON_INDEX_UNUSABLE };
+
+typedef struct gw__json_index {
+    gw__mem *mem;
+    const char *text;           /* borrowed: the event's d */
+    size_t len;
+    uint64_t walked_bytes;
+    uint32_t state;             /* enum gw__json_index_state */
+    gw__jsmn_token *tokens;     /* in order of text; size becomes the tokens of its subtree */
+    size_t count, cap, max;
+} gw__json_index;
+
+static void gw__json_index_init(gw__json_index *index, gw__mem *mem, size_t max_tokens)
+{
+    memset(index, 0, sizeof *index);
+    index->mem = mem;
+    index->max = max_tokens < INT32_MAX ? max_tokens : INT32_MAX;
+}
+
+static void gw__json_index_free(gw__json_index *index)
+{
+    gw__mem_free(index->mem, index->tokens, index->cap * sizeof *index->tokens);
+    index->tokens = NULL;
+    index->cap = index->count = 0;
+    index->state = GW__JSON_INDEX_NONE;
+    index->text = NULL;
+    index->len = 0;
+}
+
+/* A new event: forgets the tokens and keeps the array, unless one large event has made it huge. */
+static void gw__json_index_point(gw__json_index *index, const char *ptr, size_t len)
+{
+    if (index->cap > GW__JSON_INDEX_KEPT) gw__json_index_free(index);
+    index->state = GW__JSON_INDEX_NONE;
+    index->text = ptr;
+    index->len = len;
+    index->walked_bytes = 0;
+    index->count = 0;
+}
+
+static int gw__json_index_grow(gw__json_index *index)
+{
+    size_t cap = index->cap ? index->cap * 2 : 64;
+    void *tokens;
+    if (cap > index->max) cap = index->max;
+    if (cap <= index->cap || cap > SIZE_MAX / sizeof *index->tokens) return 0;
+    tokens = gw__mem_resize(index->mem, index->tokens, index->cap * sizeof *index->tokens,
+                            cap * sizeof *index->tokens);
+    if (!tokens) return 0;
+    index->tokens = (gw__jsmn_token *)tokens;
+    index->cap = cap;
+    return 1;
+}
+
+/* jsmn goes on where it was when it is called again with a larger array. */
+static int gw__json_index_tokenise(gw__json_index *index)
+{
+    gw__jsmn_parser parser;
+    int result = GW__JSMN_ERROR_NOMEM;
+    gw__jsmn_init(&parser);
+    while (result == GW__JSMN_ERROR_NOMEM) {
+        if (index->cap == parser.toknext && !gw__json_index_grow(index)) return 0;
+        result = gw__jsmn_parse(&parser, index->text, index->len, index->tokens,
+                                (unsigned)index->cap);
+    }
+    index->count = parser.toknext;
+    return result > 0;
+}
+
+/* Afterwards the token behind a subtree is a step of `size` away. */
+static void gw__json_index_sum_sizes(gw__json_index *index)
+{
+    gw__jsmn_token *tokens = index->tokens;
+    size_t i;
+    for (i = 0; i < index->count; i++) tokens[i].size = 1;
+    for (i = index->count; i-- > 1;) tokens[tokens[i].parent].size += tokens[i].size;
+}
+
+static void gw__json_index_make(gw__json_index *index)
+{
+    int usable = index->len < INT32_MAX && gw__json_check(index->text, index->len)
+        && gw__json_index_tokenise(index);
+    index->state = usable ? GW__JSON_INDEX_READY : GW__JSON_INDEX_UNUSABLE;
+    if (usable) gw__json_index_sum_sizes(index);
+}
+
+/* The token of an object or array inside the indexed text, by its offset; NULL: not one of ours. */
+static const gw__jsmn_token *gw__json_index_token(const gw__json_index *index, const gw_json *v)
+{
+    uintptr_t offset = (uintptr_t)v->ptr - (uintptr_t)index->text;
+    const gw__jsmn_token *token;
+    size_t low = 0, high = index->count, middle;
+    if (offset >= index->len) return NULL;
+    while (low < high) {
+        middle = low + (high - low) / 2;
+        if ((uintptr_t)index->tokens[middle].start < offset) low = middle + 1;
+        else high = middle;
+    }
+    if (low == index->count) return NULL;
+    token = &index->tokens[low];
+    if (token->type != GW__JSMN_OBJECT && token->type != GW__JSMN_ARRAY) return NULL;
+    return (uintptr_t)token->start == offset
+        && (size_t)(token->end - token->start) == v->len ? token : NULL;
+}
+
+/* The token of v if tokens are to be used for it: made now, if enough has been walked. */
+static const gw__jsmn_token *gw__json_index_of(const gw_json *v)
+{
+    gw__json_index *index = (gw__json_index *)v->index;
+    if (!index) return NULL;
+    if (index->state == GW__JSON_INDEX_NONE
+        && index->walked_bytes / GW__JSON_INDEX_AFTER_WALKS > index->len)
+        gw__json_index_make(index);
+    return index->state == GW__JSON_INDEX_READY ? gw__json_index_token(index, v) : NULL;
+}
+
+static void gw__json_index_walked(const gw_json *v, const gw__json_walk *walk)
+{
+    gw__json_index *index = (gw__json_index *)v->index;
+    if (index) index->walked_bytes += (uint64_t)(walk->at - v->ptr);
+}
+
+static gw_json gw__json_index_slice(const gw__json_index *index, const gw__jsmn_token *token)
+{
+    int quote = token->type == GW__JSMN_STRING;     /* jsmn leaves the quotes out */
+    const char *text = index->text;
+    return gw__json_slice(text + token->start - quote, text + token->end + quote, index);
+}
+
+static int gw__json_index_child(const gw_json *v, const gw__jsmn_token *container,
+                                const char *segment, size_t len, gw_json *out)
+{
+    const gw__json_index *index = (const gw__json_index *)v->index;
+    const gw__jsmn_token *token = container + 1, *end = container + container->size;
+    int object = container->type == GW__JSMN_OBJECT;
+    uint64_t place = 0;
+    if (!object && !gw__text_to_u64(segment, len, &place)) return 0;
+    for (; token < end; token += token->size) {
+        if (object ? gw__json_decodes_to(index->text + token->start,
+                                         (size_t)(token->end - token->start), segment, len)
+                   : place-- == 0) {
+            *out = gw__json_index_slice(index, object ? token + 1 : token);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* ---- look-ups: the walker or the index, with the same answers ---- */
+static int gw__json_child(const gw_json *v, const char *segment, size_t len, gw_json *out)
+{
+    const gw__jsmn_token *token = gw__json_index_of(v);
+    gw__json_walk walk;
+    int there;
+    if (token) return gw__json_index_child(v, token, segment, len, out);
+    if (!gw__json_walk_begin(&walk, v)) return 0;
+    there = gw__json_walk_child(&walk, segment, len, out);
+    gw__json_index_walked(v, &walk);
+    return there;
+}
+
+static int gw__json_find(const gw_json *v, const char *path, gw_json *out)
+{
+    gw_json at = gw__json_trimmed(v), child;
+    size_t len;
+    while (at.ptr && path && *path) {
+        len = gw__json_segment_len(path);
+        at = gw__json_child(&at, path, len, &child) ? child : gw__json_absent();
+        path += path[len] ? len + 1 : len;
+    }
+    *out = at;
+    return at.ptr != NULL;
+}
+
+/* Objects and arrays are told by their bracket, everything else is looked at whole. */
+static uint32_t gw__json_kind(const gw_json *v)
+{
+    const char *at = v->ptr;
+    if (!at) return GW_ABSENT;
+    if (*at == '{') return GW_OBJECT;
+    if (*at == '[') return GW_ARRAY;
+    if (*at == '"')
+        return gw__json_string_end(at, at + v->len) == at + v->len ? GW_STRING : GW_ABSENT;
+    if (gw__json_bare_len(at, v->len) != v->len) return GW_ABSENT;
+    return *at == 't' ? GW_TRUE : *at == 'f' ? GW_FALSE : *at == 'n' ? GW_NULL : GW_NUMBER;
+}
+
+static uint32_t gw__json_look(const gw_json *v, const char *path, gw_json *out)
+{
+    gw__json_find(v, path, out);
+    return gw__json_kind(out);
+}
+
+GW_API uint32_t gw_kind_of(const gw_json *v, const char *path)
+{
+    gw_json found;
+    return gw__json_look(v, path, &found);
+}
+
+/* out may be v itself. */
+GW_API int32_t gw_get(const gw_json *v, const char *path, gw_json *out)
+{
+    gw_json found;
+    int there = gw__json_find(v, path, &found);
+    if (out) *out = found;
+    return there;
+}
+
+/* The path behind its first segment, if that segment is this key; else NULL. */
+static const char *gw__json_path_behind(const char *path, const gw_json *key)
+{
+    size_t len = gw__json_segment_len(path);
+    if (!gw__json_key_is(key, path, len)) return NULL;
+    return path[len] ? path + len + 1 : path + len;
+}
+
+/* One pass over the members. A path is decided by the first key that fits, even if the rest of the
+ * path leads nowhere: until the end such an absent one is marked by its length. */
+static void gw__json_pick_members(const gw_json *v, const char *const *paths, uint32_t count,
+                                  gw_json *out)
+{
+    gw__json_walk walk;
+    gw_json key, value;
+    uint32_t i, left = count;
+    if (!gw__json_walk_begin(&walk, v)) return;
+    while (left > 0 && gw__json_walk_next(&walk, &key, &value)) {
+        for (i = 0; i < count; i++) {
+            const char *rest = out[i].len ? NULL : gw__json_path_behind(paths[i], &key);
+            if (!rest) continue;
+            left--;
+            if (!gw__json_find(&value, rest, &out[i])) out[i].len = 1;
+        }
+    }
+    gw__json_index_walked(v, &walk);
+}
+
+GW_API uint32_t gw_pick(const gw_json *v, const char *const *paths, uint32_t count, gw_json *out)
+{
+    gw_json container = gw__json_trimmed(v);
+    int one_pass = gw__json_kind(&container) == GW_OBJECT && !gw__json_index_of(&container);
+    uint32_t i, found = 0;
+    for (i = 0; i < count; i++) {
+        out[i] = gw__json_absent();
+        if (!paths[i] || !*paths[i]) one_pass = 0;
+    }
+    if (one_pass) gw__json_pick_members(&container, paths, count, out);
+    else for (i = 0; i < count; i++) gw__json_find(&container, paths[i], &out[i]);
+    for (i = 0; i < count; i++) {
+        if (out[i].ptr) found++;
+        else out[i].len = 0;
+    }
+    return found;
+}
+
+/* Goes on behind the value that the last call gave. At the end, and where the text is broken, *key
+ * and *value become absent: a further call would begin again. */
+GW_API int32_t gw_next(const gw_json *container, gw_json *key, gw_json *value)
+{
+    gw_json in = gw__json_trimmed(container), found, name;
+    gw__json_walk walk;
+    int there = value && gw__json_walk_begin(&walk, &in);
+    if (there && value->ptr) {
+        uintptr_t behind = (uintptr_t)value->ptr + value->len - (uintptr_t)in.ptr;
+        there = behind > 1 && behind <= in.len;     /* else it is a value of something else */
+        if (there) walk.at = in.ptr + behind;
+        walk.first = 0;
+    }
+    if (!there || !gw__json_walk_next(&walk, &name, &found)) {
+        there = 0;
+        name = found = gw__json_absent();
+    }
+    if (key) *key = name;
+    if (value) *value = found;
+    return there;
+}
+
+/* ---- values ---- */
+#define GW__JSON_NUMERAL_MAX 64u    /* characters of a number that is written with escapes */
+
+/* The characters of a number, or of a string, which may hold one; NULL: neither. */
+static const char *gw__json_numeral(const gw_json *v, const char *path,
+                                    char room[GW__JSON_NUMERAL_MAX], size_t *len)
+{
+    gw_json found;
+    uint32_t kind = gw__json_look(v, path, &found);
+    *len = found.len;
+    if (kind == GW_NUMBER) return found.ptr;
+    if (kind != GW_STRING) return NULL;
+    *len = found.len - 2;
+    if (!memchr(found.ptr, '\\', found.len)) return found.ptr + 1;
+    *len = gw__json_decode_all(found.ptr + 1, found.len - 2, room, GW__JSON_NUMERAL_MAX);
+    return *len <= GW__JSON_NUMERAL_MAX ? room : NULL;
+}
+
+GW_API uint64_t gw_u64(const gw_json *v, const char *path)
+{
+    char room[GW__JSON_NUMERAL_MAX];
+    size_t len;
+    const char *text = gw__json_numeral(v, path, room, &len);
+    uint64_t value;
+    return text && gw__text_to_u64(text, len, &value) ? value : 0;
+}
+
+GW_API int64_t gw_i64(const gw_json *v, const char *path)
+{
+    char room[GW__JSON_NUMERAL_MAX];
+    size_t len;
+    const char *text = gw__json_numeral(v, path, room, &len);
+    size_t minus = text && len && text[0] == '-';
+    uint64_t value;
+    if (!text || !gw__text_to_u64(text + minus, len - minus, &value)) return 0;
+    if (value > (uint64_t)INT64_MAX + minus) return 0;
+    if (!minus || value == 0) return (int64_t)value;
+    return -(int64_t)(value - 1) - 1;   /* -2^63 has no positive counterpart */
+}
+
+#define GW__JSON_DIGITS_MAX 40      /* significant digits that count; a double holds 17 */
+
+/* The exponent of a number, from its e on; bounded, as nothing beyond can be held. */
+static int64_t gw__json_exponent(const char *text, size_t len)
+{
+    int64_t value = 0;
+    size_t at = 1;
+    int minus;
+    if (len < 2) return 0;
+    minus = text[1] == '-';
+    if (!gw__json_is_digit(text[1])) at = 2;
+    for (; at < len; at++)
+        if (value < INT64_MAX / 100) value = value * 10 + (text[at] - '0');
+    return minus ? -value : value;
+}
+
+/* strtod reads a comma where the locale has one. So it gets digits and an exponent and no point at
+ * all: 12.5e3 is 125e2. It rounds to nearest, as ever; beyond a double's range lies infinity. */
+static double gw__json_to_double(const char *text, size_t len)
+{
+    char plain[GW__JSON_DIGITS_MAX + 24];
+    size_t at = 0, count = 0;
+    int digits = 0, point = 0;
+    int64_t exponent = 0;
+    if (text[0] == '-') plain[count++] = text[at++];
+    for (; at < len && text[at] != 'e' && text[at] != 'E'; at++) {
+        if (text[at] == '.') {
+            point = 1;
+            continue;
+        }
+        exponent -= point;
+        if (text[at] == '0' && digits == 0) continue;   /* zeros in front say nothing */
+        if (digits == GW__JSON_DIGITS_MAX) exponent++;
+        else plain[count++] = text[at], digits++;
+    }
+    exponent += gw__json_exponent(text + at, len - at);
+    exponent = exponent > 9999 ? 9999 : exponent < -9999 ? -9999 : exponent;
+    gw__text_format(plain + count, sizeof plain - count, digits ? "e%d" : "0", (int)exponent);
+    return strtod(plain, NULL);
+}
+
+GW_API double gw_f64(const gw_json *v, const char *path)
+{
+    char room[GW__JSON_NUMERAL_MAX];
+    size_t len;
+    const char *text = gw__json_numeral(v, path, room, &len);
+    if (!text || len == 0 || (text[0] != '-' && !gw__json_is_digit(text[0]))) return 0;
+    return gw__json_bare_len(text, len) == len ? gw__json_to_double(text, len) : 0;
+}
+
+GW_API int32_t gw_true(const gw_json *v, const char *path)
+{
+    return gw_kind_of(v, path) == GW_TRUE;
+}
+
+GW_API int32_t gw_is(const gw_json *v, const char *path, const char *text)
+{
+    gw_json found;
+    if (!text || gw__json_look(v, path, &found) != GW_STRING) return 0;
+    return gw__json_decodes_to(found.ptr + 1, found.len - 2, text, strlen(text));
+}
+
+/* A string decoded; a number, true or false as it is written; anything else is "" and 0. A \u0000
+ * of the string is a 0 byte in the text, and counts; half a surrogate pair becomes U+FFFD. */
+GW_API size_t gw_text(const gw_json *v, const char *path, char *out, size_t cap)
+{
+    gw_json found;
+    uint32_t kind = gw__json_look(v, path, &found);
+    size_t full = 0, room = cap ? cap - 1 : 0;
+    if (kind == GW_STRING)
+        full = gw__json_decode_all(found.ptr + 1, found.len - 2, out, room);
+    else if (kind == GW_NUMBER || kind == GW_TRUE || kind == GW_FALSE)
+        gw__json_put(out, room, &full, found.ptr, found.len);
+    if (cap) out[full <= room ? full : gw__text_cut(out, room)] = 0;
+    return full;
+}
+
+GW_API const char *gw_plain(const gw_json *v, const char *path, size_t *len)
+{
+    gw_json found;
+    int plain = gw__json_look(v, path, &found) == GW_STRING && !memchr(found.ptr, '\\', found.len);
+    if (len) *len = plain ? found.len - 2 : 0;
+    return plain ? found.ptr + 1 : NULL;
+}
+
+/* ---- writing ---- */
+/* Length of the UTF-8 character that begins here; 0: it is none. */
+static size_t gw__json_character_len(const char *text, size_t len)
+{
+    gw__utf8 state;
+    size_t at = 0;
+    memset(&state, 0, sizeof state);
+    while (at < len) {
+        if (!gw__utf8_push(&state, (const uint8_t *)text + at, 1)) return 0;
+        at++;
+        if (gw__utf8_whole(&state)) return at;
+    }
+    return 0;
+}
+
+/* The next character of text as it stands in a JSON string; a byte that is not UTF-8 as U+FFFD. */
+static size_t gw__json_escape(const char *text, size_t len, char out[8], size_t *used)
+{
+    static const char letters[] = "btn\0fr";        /* of bytes 8 to 13; 11 has none */
+    uint8_t byte = (uint8_t)text[0];
+    size_t character = gw__json_character_len(text, len);
+    *used = character ? character : 1;
+    if (character == 0) return (size_t)gw__json_put_utf8(out, 0xFFFD);
+    if (byte >= 0x20 && byte != '"' && byte != '\\') {
+        memcpy(out, text, character);
+        return character;
+    }
+    if (byte < 0x20 && (byte < 8 || byte > 13 || letters[byte - 8] == 0))
+        return gw__text_format(out, 8, "\\u%04x", (unsigned)byte);
+    out[0] = '\\';
+    out[1] = byte < 0x20 ? letters[byte - 8] : (char)byte;
+    return 2;
+}
+
+/* All or nothing: half a JSON string is none, so what does not fit leaves out as "". */
+GW_API size_t gw_quote(const char *text, size_t len, char *out, size_t cap)
+{
+    char piece[8];
+    size_t full = 0, at = 0, used, count;
+    gw__json_put(out, cap, &full, "\"", 1);
+    for (; text && at < len; at += used) {
+        count = gw__json_escape(text + at, len - at, piece, &used);
+        gw__json_put(out, cap, &full, piece, count);
+    }
+    gw__json_put(out, cap, &full, "\"", 1);
+    if (cap) out[full < cap ? full : 0] = 0;
+    return full;
+}
+
+/* The writer appends to a buffer and sets the commas. After a failed append nothing more is
+ * written, and failed stays: one look at the end is enough. */
+typedef struct gw__json_writer {
+    gw__buf *out;
+    uint32_t comma, failed;
+} gw__json_writer;
+
+static void gw__json_write_begin(gw__json_writer *w, gw__buf *out)
+{
+    w->out = out;
+    w->comma = w->failed = 0;
+}
+
+static void gw__json_write_bytes(gw__json_writer *w, const char *bytes, size_t len)
+{
+    if (!w->failed && !gw__buf_append(w->out, bytes, len)) w->failed = 1;
+}
+
+/* Before a key or a value: the comma, if something stands before it. */
+static void gw__json_write_item(gw__json_writer *w, uint32_t comma_after)
+{
+    if (w->comma) gw__json_write_bytes(w, ",", 1);
+    w->comma = comma_after;
+}
+
+static void gw__json_write_open(gw__json_writer *w, char bracket)
+{
+    gw__json_write_item(w, 0);
+    gw__json_write_bytes(w, &bracket, 1);
+}
+
+static void gw__json_write_close(gw__json_writer *w, char bracket)
+{
+    gw__json_write_bytes(w, &bracket, 1);
+    w->comma = 1;
+}
+
+static void gw__json_write_text(gw__json_writer *w, const char *text, size_t len)
+{
+    char piece[8];
+    size_t at = 0, used, count;
+    gw__json_write_item(w, 1);
+    gw__json_write_bytes(w, "\"", 1);
+    for (; at < len; at += used) {
+        count = gw__json_escape(text + at, len - at, piece, &used);
+        gw__json_write_bytes(w, piece, count);
+    }
+    gw__json_write_bytes(w, "\"", 1);
+}
+
+static void gw__json_write_key(gw__json_writer *w, const char *key)
+{
+    gw__json_write_text(w, key, strlen(key));
+    gw__json_write_bytes(w, ":", 1);
+    w->comma = 0;
+}
+
+static void gw__json_write_raw(gw__json_writer *w, const char *json, size_t len)
+{
+    gw__json_write_item(w, 1);
+    gw__json_write_bytes(w, json, len);
+}
+
+static void gw__json_write_u64(gw__json_writer *w, uint64_t value)
+{
+    char digits[24];
+    size_t at = sizeof digits;
+    do digits[--at] = (char)('0' + value % 10); while ((value /= 10) != 0);
+    gw__json_write_raw(w, digits + at, sizeof digits - at);
+}
+
+static void gw__json_write_i64(gw__json_writer *w, int64_t value)
+{
+    char digits[24];
+    gw__json_write_raw(w, digits, gw__text_format(digits, sizeof digits, "%lld", (long long)value));
+}
+
+/* Snowflakes travel as strings: most readers hold numbers as double, which has 53 bits. */
+static GW__UNUSED void gw__json_write_id(gw__json_writer *w, uint64_t snowflake)
+{
+    char digits[24];
+    gw__json_write_text(w, digits, gw__text_format(digits, sizeof digits, "%llu",
+                                                   (unsigned long long)snowflake));
+}
+
+static void gw__json_write_true(gw__json_writer *w, int value)
+{
+    gw__json_write_raw(w, value ? "true" : "false", value ? 4 : 5);
+}
+
+static void gw__json_write_null(gw__json_writer *w)
+{
+    gw__json_write_raw(w, "null", 4);
+}
+
+#endif /* DISCORD_GATEWAY_IMPLEMENTED */
+#endif /* DISCORD_GATEWAY_IMPLEMENTATION */
