@@ -1385,6 +1385,1242 @@ static uint32_t gw__names_find(const gw__names *names, const char *name, size_t 
     return GW_UNKNOWN_DISPATCH;
 }
 
+
+/* ==========================================================================
+ * >> room: url -- the text of an address to its parts, and who may stand in for whom.
+ *    Knows:  schemes, hosts, IP literals, ports, request targets, the Gateway's parameters.
+ *    Not:    DNS, sockets, HTTP. No byte is taken here that could break out of a request line.
+ * ========================================================================== */
+
+#define GW__HOST_MAX 256
+#define GW__PATH_MAX 512
+#define GW__TARGET_MAX (GW__PATH_MAX + 64)     /* a target with the Gateway's parameters always fits */
+
+typedef struct gw__url {
+    uint32_t secure;                /* wss or https */
+    uint32_t http;                  /* http/https rather than ws/wss */
+    uint16_t port;                  /* filled in: 443 or 80 */
+    char     host[GW__HOST_MAX];    /* lower case; IPv6 without its brackets */
+    char     target[GW__PATH_MAX];  /* path and query as given; begins with '/' */
+} gw__url;
+
+/* No sentence shows the whole text: a URL with a password in it is refused, not printed. */
+static int gw__url_refuse(gw__fault *fault, const char *why)
+{
+    gw__fault_set(fault, GW_REASON_CONFIG, 0, "URL: %s", why);
+    return 0;
+}
+
+static int gw__url_refuse_host(gw__fault *fault, const char *host, size_t len, const char *why)
+{
+    char shown[96];
+    gw__text_printable(shown, sizeof shown, host, len);
+    gw__fault_set(fault, GW_REASON_CONFIG, 0, "URL: host \"%s\" %s", shown, why);
+    return 0;
+}
+
+/* -- addresses that are written as numbers -- */
+
+static int gw__url_is_digit(char byte)
+{
+    return byte >= '0' && byte <= '9';
+}
+
+/* Four decimal numbers without leading zeros: where resolvers disagree ("010", "127.1", "0x7f.1")
+ * we take no side. */
+static int gw__url_ipv4(const char *text, size_t len, uint8_t address[4])
+{
+    size_t at = 0, i;
+    for (i = 0; i < 4; i++) {
+        size_t begin;
+        uint32_t value = 0;
+        if (i > 0 && (at == len || text[at++] != '.')) return 0;
+        for (begin = at; at < len && at - begin < 3 && gw__url_is_digit(text[at]); at++)
+            value = value * 10 + (uint32_t)(text[at] - '0');
+        if (at == begin || value > 255 || (at - begin > 1 && text[begin] == '0')) return 0;
+        address[i] = (uint8_t)value;
+    }
+    return at == len;
+}
+
+/* Up to four hexadecimal digits; how many there were. */
+static size_t gw__url_hex_group(const char *text, size_t len, uint32_t *value)
+{
+    size_t at;
+    *value = 0;
+    for (at = 0; at < len && at < 4; at++) {
+        char low = (char)(text[at] | 0x20);
+        if (gw__url_is_digit(text[at])) *value = *value << 4 | (uint32_t)(text[at] - '0');
+        else if (low >= 'a' && low <= 'f') *value = *value << 4 | (uint32_t)(low - 'a' + 10);
+        else break;
+    }
+    return at;
+}
+
+/* RFC 4291 section 2.2, without a zone. One thought: groups fill from the front, and those behind
+ * "::" move to the end. */
+static int gw__url_ipv6(const char *text, size_t len, uint8_t address[16])
+{
+    size_t at = 0, filled = 0, gap = 16, digits;    /* gap 16: no "::" seen */
+    uint32_t group;
+    memset(address, 0, 16);
+    if (len >= 2 && text[0] == ':' && text[1] == ':') {
+        gap = 0;
+        at = 2;
+    }
+    while (at < len) {
+        digits = gw__url_hex_group(text + at, len - at, &group);
+        if (digits == 0 || filled == 16) return 0;
+        if (at + digits < len && text[at + digits] == '.') {    /* the last 32 bits as IPv4 */
+            if (filled > 12 || !gw__url_ipv4(text + at, len - at, address + filled)) return 0;
+            filled += 4;
+            break;
+        }
+        address[filled++] = (uint8_t)(group >> 8);
+        address[filled++] = (uint8_t)(group & 255);
+        at += digits;
+        if (at == len) break;
+        if (text[at++] != ':' || at == len) return 0;
+        if (text[at] == ':') {
+            if (gap != 16 || filled == 16) return 0;
+            gap = filled;
+            at++;
+        }
+    }
+    if (gap == 16 || filled == 16) return gap == 16 && filled == 16;    /* "::" stands for one group at least */
+    memmove(address + 16 - (filled - gap), address + gap, filled - gap);
+    memset(address + gap, 0, 16 - filled);
+    return 1;
+}
+
+static int gw__url_is_ip(const char *host)
+{
+    uint8_t address[16];
+    return gw__url_ipv4(host, strlen(host), address) || gw__url_ipv6(host, strlen(host), address);
+}
+
+static int gw__url_is_loopback(const gw__url *url)
+{
+    static const uint8_t one[16] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 };
+    uint8_t address[16];
+    size_t len = strlen(url->host);
+    if (gw__url_ipv4(url->host, len, address)) return address[0] == 127;
+    if (gw__url_ipv6(url->host, len, address)) return memcmp(address, one, 16) == 0;
+    return strcmp(url->host, "localhost") == 0;
+}
+
+/* -- parsing: scheme://host[:port][/path][?query] -- */
+
+static int gw__url_check_bytes(const char *text, size_t len, gw__fault *fault)
+{
+    size_t at;
+    for (at = 0; at < len; at++) {
+        uint8_t byte = (uint8_t)text[at];
+        if (byte >= 0x80)
+            return gw__url_refuse(fault, "has a byte beyond ASCII; write the host in punycode "
+                                         "(xn--...) and the path percent-encoded");
+        if (byte <= 0x20 || byte == 0x7f)
+            return gw__url_refuse(fault, "has a space or a control byte in it; was a line end copied along?");
+        if (byte == '#')
+            return gw__url_refuse(fault, "has a fragment (#...), which never reaches a server; leave it out");
+    }
+    return 1;
+}
+
+/* How many bytes the scheme took, "://" included; 0: none that we know. */
+static size_t gw__url_take_scheme(gw__url *url, const char *text, size_t len)
+{
+    static const struct { const char *prefix; uint16_t port; uint8_t secure, http; } schemes[] = {
+        { "wss://", 443, 1, 0 }, { "ws://", 80, 0, 0 }, { "https://", 443, 1, 1 }, { "http://", 80, 0, 1 }
+    };
+    size_t i;
+    for (i = 0; i < sizeof schemes / sizeof *schemes; i++) {
+        size_t prefix_len = strlen(schemes[i].prefix);
+        if (len < prefix_len || !gw__text_same_nocase(text, prefix_len, schemes[i].prefix)) continue;
+        url->secure = schemes[i].secure;
+        url->http = schemes[i].http;
+        url->port = schemes[i].port;
+        return prefix_len;
+    }
+    return 0;
+}
+
+static void gw__url_keep_host(gw__url *url, const char *text, size_t len)
+{
+    size_t at;
+    for (at = 0; at < len; at++)
+        url->host[at] = (char)(text[at] >= 'A' && text[at] <= 'Z' ? text[at] + 32 : text[at]);
+    url->host[len] = 0;
+}
+
+/* A host that ends in a number is an IPv4 address or a mistake (WHATWG URL, "ends in a number
+ * checker"). */
+static int gw__url_ends_in_number(const char *text, size_t len)
+{
+    size_t begin = len;
+    while (begin > 0 && text[begin - 1] != '.') begin--;
+    if (len - begin >= 2 && text[begin] == '0' && (text[begin + 1] | 0x20) == 'x') return 1;
+    while (begin < len && gw__url_is_digit(text[begin])) begin++;
+    return begin == len;
+}
+
+/* RFC 1123 section 2.1, and '_', which container networks use. */
+static int gw__url_is_name(const char *text, size_t len)
+{
+    size_t at, label = 0;
+    if (len > 253) return 0;
+    for (at = 0; at < len; at++) {
+        char low = (char)(text[at] | 0x20);
+        if (text[at] == '.') {
+            if (label == 0) return 0;
+            label = 0;
+        } else if ((low >= 'a' && low <= 'z') || gw__url_is_digit(text[at]) || text[at] == '-' || text[at] == '_') {
+            if (++label > 63) return 0;
+        } else {
+            return 0;
+        }
+    }
+    return label > 0;
+}
+
+static size_t gw__url_take_name(gw__url *url, const char *text, size_t len, gw__fault *fault)
+{
+    const char *colon = (const char *)memchr(text, ':', len);
+    size_t host_len = colon ? (size_t)(colon - text) : len;
+    uint8_t address[4];
+    if (host_len == 0) return (size_t)gw__url_refuse(fault, "has no host; write it as wss://host");
+    if (!gw__url_is_name(text, host_len))
+        return (size_t)gw__url_refuse_host(fault, text, host_len, "is no host name: letters, digits, '-' and '_', "
+            "labels of 1 to 63 between single dots, no dot at the end, 253 in all");
+    if (gw__url_ends_in_number(text, host_len) && !gw__url_ipv4(text, host_len, address))
+        return (size_t)gw__url_refuse_host(fault, text, host_len, "ends in a number but is no IPv4 address "
+            "(four decimal numbers up to 255, without leading zeros)");
+    gw__url_keep_host(url, text, host_len);
+    return host_len;
+}
+
+static size_t gw__url_take_ipv6(gw__url *url, const char *text, size_t len, gw__fault *fault)
+{
+    const char *bracket = (const char *)memchr(text, ']', len);
+    uint8_t address[16];
+    size_t host_len = bracket ? (size_t)(bracket - text) - 1 : 0;
+    if (!bracket || !gw__url_ipv6(text + 1, host_len, address))
+        return (size_t)gw__url_refuse_host(fault, text, len, "is no IPv6 address in brackets, such as [::1] "
+                                                             "(a zone like %eth0 is not taken)");
+    gw__url_keep_host(url, text + 1, host_len);
+    return host_len + 2;
+}
+
+static int gw__url_take_port(gw__url *url, const char *text, size_t len, gw__fault *fault)
+{
+    uint64_t port;
+    if (len == 0) return 1;
+    if (text[0] != ':' || len > 6 || !gw__text_to_u64(text + 1, len - 1, &port) || port < 1 || port > 65535)
+        return gw__url_refuse_host(fault, url->host, strlen(url->host), "is not followed by a port "
+                                                                        "from 1 to 65535, such as :8443");
+    url->port = (uint16_t)port;
+    return 1;
+}
+
+static int gw__url_take_authority(gw__url *url, const char *text, size_t len, gw__fault *fault)
+{
+    size_t host_len;
+    if (memchr(text, '@', len))
+        return gw__url_refuse(fault, "has a user name or password before an '@'; leave it out");
+    host_len = len > 0 && text[0] == '[' ? gw__url_take_ipv6(url, text, len, fault)
+                                         : gw__url_take_name(url, text, len, fault);
+    return host_len > 0 && gw__url_take_port(url, text + host_len, len - host_len, fault);
+}
+
+static int gw__url_take_target(gw__url *url, const char *text, size_t len, gw__fault *fault)
+{
+    size_t slash = len > 0 && text[0] == '/' ? 0 : 1;   /* "wss://host?x=1" has the path "/" */
+    if (len + slash >= sizeof url->target)
+        return gw__url_refuse(fault, "has a path and query of more than 510 bytes");
+    url->target[0] = '/';
+    memcpy(url->target + slash, text, len);
+    url->target[len + slash] = 0;
+    return 1;
+}
+
+/* Takes ws, wss, http and https: url->http tells the caller which kind it got. */
+static int gw__url_parse(gw__url *url, const char *text, size_t len, gw__fault *fault)
+{
+    size_t scheme_len, host_end;
+    memset(url, 0, sizeof *url);
+    if (!gw__url_check_bytes(text, len, fault)) return 0;
+    scheme_len = gw__url_take_scheme(url, text, len);
+    if (scheme_len == 0)
+        return gw__url_refuse(fault, "begins with no scheme we know; a gateway is written wss://host");
+    for (host_end = scheme_len; host_end < len; host_end++)
+        if (text[host_end] == '/' || text[host_end] == '?') break;
+    return gw__url_take_authority(url, text + scheme_len, host_end - scheme_len, fault)
+        && gw__url_take_target(url, text + host_end, len - host_end, fault);
+}
+
+/* -- writing -- */
+
+static const char *gw__url_scheme(const gw__url *url)
+{
+    if (url->http) return url->secure ? "https" : "http";
+    return url->secure ? "wss" : "ws";
+}
+
+/* "host", "host:8443", "[::1]:8443": as a Host header or a URL wants it, the port only if it is not
+ * the default. */
+static size_t gw__url_write_host(const gw__url *url, char *out, size_t cap)
+{
+    int is_ipv6 = strchr(url->host, ':') != NULL;
+    size_t len = gw__text_format(out, cap, is_ipv6 ? "[%s]" : "%s", url->host);
+    if (url->port != (url->secure ? 443 : 80))
+        len += gw__text_format(out + len, cap - len, ":%u", (unsigned)url->port);
+    return len;
+}
+
+static size_t gw__url_write(const gw__url *url, char *out, size_t cap)
+{
+    size_t len = gw__text_format(out, cap, "%s://", gw__url_scheme(url));
+    len += gw__url_write_host(url, out + len, cap - len);
+    return len + gw__text_format(out + len, cap - len, "%s", url->target);
+}
+
+/* -- what may be used for what -- */
+
+/* Plain text only to this machine: the token travels in it. */
+static int gw__url_allowed(const gw__url *url, gw__fault *fault)
+{
+    if (url->secure || gw__url_is_loopback(url)) return 1;
+    gw__fault_set(fault, GW_REASON_CONFIG, 0, "URL: %s://%s would carry the token in clear text; use %ss:// "
+        "(plain text goes to localhost, 127.x.x.x and [::1] only)", gw__url_scheme(url), url->host, gw__url_scheme(url));
+    return 0;
+}
+
+/* A Gateway is a WebSocket, and reached safely. */
+static int gw__url_fits_gateway(const gw__url *url, gw__fault *fault)
+{
+    if (!url->http) return gw__url_allowed(url, fault);
+    gw__fault_set(fault, GW_REASON_CONFIG, 0, "URL: %s://%s is no WebSocket address; write %s://%s",
+        gw__url_scheme(url), url->host, url->secure || !gw__url_is_loopback(url) ? "wss" : "ws", url->host);
+    return 0;
+}
+
+static int gw__url_same_address(const char *first, const char *second)
+{
+    uint8_t one[16], two[16];
+    if (!gw__url_ipv6(first, strlen(first), one)) return strcmp(first, second) == 0;
+    return gw__url_ipv6(second, strlen(second), two) && memcmp(one, two, 16) == 0;
+}
+
+/* Is `offered` below the parent of `cached`? gateway.discord.gg has the parent discord.gg. A parent
+ * of one label would be a whole top-level domain and counts for nothing, so a host of two labels,
+ * like "localhost", stands for itself alone. */
+static int gw__url_shares_parent(const char *cached, const char *offered)
+{
+    const char *parent = strchr(cached, '.');
+    size_t parent_len, offered_len = strlen(offered);
+    if (!parent || !strchr(parent + 1, '.') || gw__url_is_ip(cached) || gw__url_is_ip(offered)) return 0;
+    parent_len = strlen(parent);        /* with its dot, so that "evildiscord.gg" is not below "discord.gg" */
+    return offered_len > parent_len && strcmp(offered + offered_len - parent_len, parent) == 0;
+}
+
+/* May the resume URL that a server (or a saved session) offers take the place of the cached one?
+ * The token goes there. The port is free: with TLS the certificate says who is there whatever the
+ * port, and plain text stays on this machine. */
+static int gw__url_may_replace(const gw__url *cached, const gw__url *offered, gw__fault *fault)
+{
+    if (cached->secure != offered->secure || cached->http != offered->http) {
+        gw__fault_set(fault, GW_REASON_PROTOCOL, 0, "resume URL: %s://%s changes the scheme of %s://%s; not used",
+            gw__url_scheme(offered), offered->host, gw__url_scheme(cached), cached->host);
+        return 0;
+    }
+    if (gw__url_same_address(cached->host, offered->host) || gw__url_shares_parent(cached->host, offered->host))
+        return 1;
+    gw__fault_set(fault, GW_REASON_PROTOCOL, 0, "resume URL: %s is neither %s nor below the same parent domain; not used",
+        offered->host, cached->host);
+    return 0;
+}
+
+/* -- the Gateway's own parameters (Discord docs, "Gateway URL Query String Params") -- */
+
+/* One "name=value" of a query: is it a parameter that we set ourselves? A stale compress would
+ * bring bytes we cannot read. */
+static int gw__url_is_our_parameter(const char *part, size_t len)
+{
+    const char *equals = (const char *)memchr(part, '=', len);
+    size_t name_len = equals ? (size_t)(equals - part) : len;
+    return gw__text_same_nocase(part, name_len, "v") || gw__text_same_nocase(part, name_len, "encoding")
+        || gw__text_same_nocase(part, name_len, "compress");
+}
+
+/* "/?v=10&encoding=json": the path and foreign parameters stay, ours are replaced. compress: NULL
+ * for none. Returns the length; 0 if it does not fit, which cannot be with cap >= GW__TARGET_MAX. */
+static size_t gw__url_gateway_target(const gw__url *url, const char *compress, char *out, size_t cap)
+{
+    const char *path_end = url->target + strcspn(url->target, "?");
+    const char *part = path_end;
+    size_t len = gw__text_format(out, cap, "%.*s?", (int)(path_end - url->target), url->target);
+    while (*part) {
+        size_t part_len = strcspn(++part, "&");
+        if (part_len > 0 && !gw__url_is_our_parameter(part, part_len))
+            len += gw__text_format(out + len, cap - len, "%.*s&", (int)part_len, part);
+        part += part_len;
+    }
+    len += gw__text_format(out + len, cap - len, "v=10&encoding=json%s%s",
+                           compress ? "&compress=" : "", compress ? compress : "");
+    return len + 1 < cap ? len : 0;
+}
+
+/* ==========================================================================
+ * >> room: http -- one small request and its answer (RFC 9110, RFC 9112), on bytes.
+ *    Knows:  status line, headers, the three ways a body ends, the upgrade of RFC 6455 section 4.
+ *    Not:    sockets, TLS, redirects, keep-alive, content codings, JSON.
+ *    An answer is read as a careful peer would read it: where two readers could
+ *    disagree about its end, it is refused. Everything in it has a maximum.
+ * ========================================================================== */
+
+#define GW__USER_AGENT "DiscordBot (https://github.com/discord-gateway-h/discord_gateway.h, " GW_VERSION_TEXT ")"
+
+enum {
+    GW__HTTP_LINE_MAX = 8 * 1024,
+    GW__HTTP_HEAD_MAX = 32 * 1024,          /* head and trailers, interim answers included */
+    GW__HTTP_HEADERS_MAX = 100,
+    GW__HTTP_INTERIMS_MAX = 8,              /* 1xx answers in front of the real one */
+    GW__HTTP_ANSWER_MAX = 1024 * 1024,      /* all bytes of an answer, chunk sizes included */
+    GW__HTTP_REQUEST_MAX = 2048,
+    GW__HTTP_RETRY_MAX_MS = 24 * 60 * 60 * 1000
+};
+
+/* What was asked for; it decides where the answer ends. An UPGRADE ends at the head of its 101, a
+ * CONNECT at the head of any 2xx (RFC 9110 section 9.3.6): what follows is another protocol's and
+ * is not consumed. */
+enum { GW__HTTP_GET = 0, GW__HTTP_UPGRADE = 1, GW__HTTP_CONNECT = 2 };
+
+typedef enum gw__http_found { GW__HTTP_NEED_MORE, GW__HTTP_DONE, GW__HTTP_BROKEN } gw__http_found;
+
+typedef enum gw__http_part {
+    GW__HTTP_AT_STATUS, GW__HTTP_AT_HEADER, GW__HTTP_AT_CHUNK_SIZE, GW__HTTP_AT_CHUNK_END, GW__HTTP_AT_TRAILER,  /* lines */
+    GW__HTTP_IN_LENGTH, GW__HTTP_IN_CHUNK, GW__HTTP_UNTIL_END,                                                  /* body */
+    GW__HTTP_COMPLETE, GW__HTTP_FAILED
+} gw__http_part;
+
+typedef struct gw__http {
+    gw__http_part part;             /* what the next byte belongs to */
+    uint32_t asked;                 /* GW__HTTP_GET, UPGRADE or CONNECT */
+    int32_t  status;                /* 0: no status line yet */
+    uint32_t minor_version;
+    gw__buf  line;                  /* as far as it has come */
+    gw__buf  body;
+    size_t   body_max;
+    uint64_t body_left;             /* of the Content-Length, or of the chunk in hand */
+    uint64_t answer_bytes, head_bytes;
+    uint32_t header_count, interim_count;
+    uint32_t has_length, has_chunked;
+    uint64_t length;
+    uint32_t has_retry_after;
+    uint64_t retry_after_ms;
+    uint32_t connection_upgrade;    /* Connection names "upgrade" */
+    char     upgrade[32];           /* header values, cut; a header that comes twice is joined by ", " */
+    char     accept[64];
+    char     extensions[64];
+    char     protocol[64];
+    char     location[160];
+    gw__fault fault;                /* after BROKEN */
+} gw__http;
+
+/* upgrade: GW__HTTP_GET (0), GW__HTTP_UPGRADE (1) or GW__HTTP_CONNECT. body_max: bytes kept of the
+ * body. A longer one breaks an answer that is wanted; one that is only shown to people (an error)
+ * is cut there, and is then DONE. */
+static void gw__http_begin(gw__http *http, gw__mem *mem, size_t body_max, int upgrade)
+{
+    memset(http, 0, sizeof *http);
+    http->asked = (uint32_t)upgrade;
+    http->body_max = body_max;
+    gw__buf_init(&http->line, mem, GW__HTTP_LINE_MAX);
+    gw__buf_init(&http->body, mem, body_max);
+}
+
+static void gw__http_free(gw__http *http)
+{
+    gw__buf_free(&http->line);
+    gw__buf_free(&http->body);
+}
+
+static void gw__http_break(gw__http *http, uint32_t reason, const char *why)
+{
+    http->part = GW__HTTP_FAILED;
+    if (http->status) gw__fault_set(&http->fault, reason, 0, "HTTP: %s (in an answer of status %d)", why, (int)http->status);
+    else gw__fault_set(&http->fault, reason, 0, "HTTP: %s", why);
+}
+
+/* Is the body only there to be shown to people? Then a piece of it will do. */
+static int gw__http_is_refusal(const gw__http *http)
+{
+    return http->asked != GW__HTTP_GET || http->status >= 300;
+}
+
+/* -- lines -- */
+
+static int gw__http_is_token_byte(char byte)      /* RFC 9110 section 5.6.2 */
+{
+    char low = (char)(byte | 0x20);
+    return (low >= 'a' && low <= 'z') || (byte >= '0' && byte <= '9') || (byte && strchr("!#$%&'*+-.^_`|~", byte));
+}
+
+static void gw__http_trim(const char **text, size_t *len)
+{
+    while (*len > 0 && ((*text)[0] == ' ' || (*text)[0] == '\t')) {
+        ++*text;
+        --*len;
+    }
+    while (*len > 0 && ((*text)[*len - 1] == ' ' || (*text)[*len - 1] == '\t')) --*len;
+}
+
+/* Does a comma-separated list name the word? */
+static int gw__http_list_has(const char *list, size_t len, const char *word)
+{
+    while (len > 0) {
+        const char *comma = (const char *)memchr(list, ',', len);
+        size_t item_len = comma ? (size_t)(comma - list) : len;
+        size_t step = comma ? item_len + 1 : item_len;
+        const char *item = list;
+        gw__http_trim(&item, &item_len);
+        if (gw__text_same_nocase(item, item_len, word)) return 1;
+        list += step;
+        len -= step;
+    }
+    return 0;
+}
+
+/* "HTTP/1.1 200 OK"; the reason phrase says nothing to us (RFC 9112 section 4). */
+static void gw__http_on_status(gw__http *http, const char *line, size_t len)
+{
+    if (len < 12 || memcmp(line, "HTTP/1.", 7) != 0 || line[7] < '0' || line[7] > '9' || line[8] != ' '
+        || line[9] < '1' || line[9] > '5' || line[10] < '0' || line[10] > '9' || line[11] < '0' || line[11] > '9'
+        || (len > 12 && line[12] != ' ')) {
+        gw__http_break(http, GW_REASON_PROTOCOL, "the status line is malformed");
+        return;
+    }
+    http->minor_version = (uint32_t)(line[7] - '0');
+    http->status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
+    http->part = GW__HTTP_AT_HEADER;
+}
+
+static void gw__http_on_length(gw__http *http, const char *value, size_t len)
+{
+    uint64_t length;
+    if (!gw__text_to_u64(value, len, &length))
+        gw__http_break(http, GW_REASON_PROTOCOL, "Content-Length is no number");
+    else if (length > GW__HTTP_ANSWER_MAX)
+        gw__http_break(http, GW_REASON_PROTOCOL, "Content-Length is above 1 MiB");
+    else if (http->has_length && http->length != length)
+        gw__http_break(http, GW_REASON_PROTOCOL, "two Content-Length headers differ");
+    http->has_length = 1;
+    http->length = length;
+}
+
+static void gw__http_on_coding(gw__http *http, const char *value, size_t len)
+{
+    if (http->has_chunked || http->minor_version == 0 || !gw__text_same_nocase(value, len, "chunked"))
+        gw__http_break(http, GW_REASON_PROTOCOL, "a Transfer-Encoding other than chunked, once, in HTTP/1.1");
+    http->has_chunked = 1;
+}
+
+/* Seconds, as Discord sends them also with a fraction, rounded up so that nobody comes back too
+ * early; at most a day. A date is passed over: it would need a clock that is right. */
+static void gw__http_on_retry_after(gw__http *http, const char *value, size_t len)
+{
+    const char *dot = (const char *)memchr(value, '.', len);
+    size_t whole_len = dot ? (size_t)(dot - value) : len, at;
+    const uint64_t day_ms = GW__HTTP_RETRY_MAX_MS;
+    uint64_t ms, unit = 100;
+    int above = 0;
+    for (at = 0; at < whole_len; at++) if (value[at] < '0' || value[at] > '9') return;
+    if (whole_len == 0 || (dot && whole_len + 1 == len)) return;
+    if (!gw__text_to_u64(value, whole_len, &ms) || ms > day_ms / 1000) ms = day_ms / 1000;
+    ms *= 1000;
+    for (at = whole_len + 1; at < len; at++, unit /= 10) {
+        if (value[at] < '0' || value[at] > '9') return;
+        if (unit == 0 && value[at] != '0') above = 1;
+        ms += (uint64_t)(value[at] - '0') * unit;
+    }
+    ms += above ? 1 : 0;
+    http->has_retry_after = 1;
+    http->retry_after_ms = ms < day_ms ? ms : day_ms;
+}
+
+/* RFC 9110 section 5.3: a header that is repeated is one list. Where one value is wanted, a list
+ * then fails to match. */
+static void gw__http_keep_value(char *kept, size_t cap, const char *value, size_t len)
+{
+    size_t at = strlen(kept);
+    if (at > 0) at += gw__text_format(kept + at, cap - at, ", ");
+    gw__text_printable(kept + at, cap - at, value, len);
+}
+
+static void gw__http_on_header(gw__http *http, const char *name, size_t name_len, const char *value, size_t len)
+{
+    if (gw__text_same_nocase(name, name_len, "content-length")) gw__http_on_length(http, value, len);
+    else if (gw__text_same_nocase(name, name_len, "transfer-encoding")) gw__http_on_coding(http, value, len);
+    else if (gw__text_same_nocase(name, name_len, "retry-after")) gw__http_on_retry_after(http, value, len);
+    else if (gw__text_same_nocase(name, name_len, "connection"))
+        http->connection_upgrade |= gw__http_list_has(value, len, "upgrade") ? 1u : 0u;
+    else if (gw__text_same_nocase(name, name_len, "upgrade"))
+        gw__http_keep_value(http->upgrade, sizeof http->upgrade, value, len);
+    else if (gw__text_same_nocase(name, name_len, "sec-websocket-accept"))
+        gw__http_keep_value(http->accept, sizeof http->accept, value, len);
+    else if (gw__text_same_nocase(name, name_len, "sec-websocket-extensions"))
+        gw__http_keep_value(http->extensions, sizeof http->extensions, value, len);
+    else if (gw__text_same_nocase(name, name_len, "sec-websocket-protocol"))
+        gw__http_keep_value(http->protocol, sizeof http->protocol, value, len);
+    else if (gw__text_same_nocase(name, name_len, "location"))
+        gw__http_keep_value(http->location, sizeof http->location, value, len);
+}
+
+/* "Name: value". No folding, no space in front of the colon: RFC 9112 sections 5.1 and 5.2.
+ * Trailers are looked at for their shape only (RFC 9110 section 6.5.1). */
+static void gw__http_on_header_line(gw__http *http, const char *line, size_t len)
+{
+    size_t name_len = 0, value_len;
+    const char *value;
+    while (name_len < len && gw__http_is_token_byte(line[name_len])) name_len++;
+    if (name_len == 0 || name_len == len || line[name_len] != ':') {
+        gw__http_break(http, GW_REASON_PROTOCOL, "a header line is not \"Name: value\"");
+        return;
+    }
+    if (++http->header_count > GW__HTTP_HEADERS_MAX) {
+        gw__http_break(http, GW_REASON_PROTOCOL, "more than 100 header lines");
+        return;
+    }
+    value = line + name_len + 1;
+    value_len = len - name_len - 1;
+    gw__http_trim(&value, &value_len);
+    if (http->part == GW__HTTP_AT_HEADER) gw__http_on_header(http, line, name_len, value, value_len);
+}
+
+/* A 1xx is over; what its headers said does not hold for the answer that follows. */
+static void gw__http_forget_interim(gw__http *http)
+{
+    if (++http->interim_count > GW__HTTP_INTERIMS_MAX) {
+        gw__http_break(http, GW_REASON_PROTOCOL, "more than 8 interim answers");
+        return;
+    }
+    http->part = GW__HTTP_AT_STATUS;
+    http->status = 0;
+    http->has_length = http->has_chunked = http->has_retry_after = http->connection_upgrade = 0;
+    http->retry_after_ms = 0;
+    http->upgrade[0] = http->accept[0] = http->extensions[0] = http->protocol[0] = http->location[0] = 0;
+}
+
+/* The empty line: how does the body end? RFC 9112 section 6.3, in its order. */
+static void gw__http_on_head_end(gw__http *http)
+{
+    if (http->has_length && http->has_chunked)
+        gw__http_break(http, GW_REASON_PROTOCOL, "both Content-Length and Transfer-Encoding");
+    else if (http->status == 101 && http->asked != GW__HTTP_UPGRADE)
+        gw__http_break(http, GW_REASON_PROTOCOL, "it switches protocols, which nobody asked for");
+    else if (http->status == 101 || (http->asked == GW__HTTP_CONNECT && http->status >= 200 && http->status < 300))
+        http->part = GW__HTTP_COMPLETE;
+    else if (http->status < 200)
+        gw__http_forget_interim(http);
+    else if (http->status == 204 || http->status == 304 || (http->has_length && http->length == 0))
+        http->part = GW__HTTP_COMPLETE;
+    else
+        http->part = http->has_chunked ? GW__HTTP_AT_CHUNK_SIZE
+                   : http->has_length ? GW__HTTP_IN_LENGTH : GW__HTTP_UNTIL_END;
+    http->body_left = http->length;
+}
+
+/* Hexadecimal digits, then nothing or ";extensions", which mean nothing to us (RFC 9112 section
+ * 7.1). */
+static void gw__http_on_chunk_size(gw__http *http, const char *line, size_t len)
+{
+    uint64_t size = 0;
+    size_t at;
+    for (at = 0; at < len; at++) {
+        char low = (char)(line[at] | 0x20);
+        if (line[at] >= '0' && line[at] <= '9') size = size << 4 | (uint64_t)(line[at] - '0');
+        else if (low >= 'a' && low <= 'f') size = size << 4 | (uint64_t)(low - 'a' + 10);
+        else break;
+        if (size > GW__HTTP_ANSWER_MAX) {
+            gw__http_break(http, GW_REASON_PROTOCOL, "a chunk is larger than 1 MiB");
+            return;
+        }
+    }
+    if (at < len) {
+        const char *rest = line + at;
+        size_t rest_len = len - at;
+        gw__http_trim(&rest, &rest_len);
+        if (rest_len == 0 || rest[0] != ';') at = 0;
+    }
+    if (at == 0) {
+        gw__http_break(http, GW_REASON_PROTOCOL, "a chunk does not begin with its size");
+        return;
+    }
+    http->body_left = size;
+    http->part = size > 0 ? GW__HTTP_IN_CHUNK : GW__HTTP_AT_TRAILER;
+}
+
+/* A bare CR or LF, a NUL, an escape: whoever reads them differently sees another answer (RFC 9112
+ * section 2.2). */
+static int gw__http_line_is_clean(const uint8_t *line, size_t len)
+{
+    size_t at;
+    if (len < 2 || line[len - 2] != '\r') return 0;
+    for (at = 0; at < len - 2; at++)
+        if ((line[at] < 0x20 && line[at] != '\t') || line[at] == 0x7f) return 0;
+    return 1;
+}
+
+static void gw__http_on_line(gw__http *http, const char *line, size_t len)
+{
+    switch (http->part) {
+    case GW__HTTP_AT_STATUS:     gw__http_on_status(http, line, len); break;
+    case GW__HTTP_AT_CHUNK_SIZE: gw__http_on_chunk_size(http, line, len); break;
+    case GW__HTTP_AT_HEADER:
+        if (len == 0) gw__http_on_head_end(http);
+        else gw__http_on_header_line(http, line, len);
+        break;
+    case GW__HTTP_AT_TRAILER:
+        if (len == 0) http->part = GW__HTTP_COMPLETE;
+        else gw__http_on_header_line(http, line, len);
+        break;
+    case GW__HTTP_AT_CHUNK_END:
+        http->part = GW__HTTP_AT_CHUNK_SIZE;
+        if (len > 0) gw__http_break(http, GW_REASON_PROTOCOL, "a chunk is longer than its size");
+        break;
+    case GW__HTTP_IN_LENGTH: case GW__HTTP_IN_CHUNK: case GW__HTTP_UNTIL_END:
+    case GW__HTTP_COMPLETE: case GW__HTTP_FAILED: break;        /* no lines there */
+    }
+}
+
+/* What cannot become "HTTP/1." is told at once: a TLS or SSH port has no line end for us to wait
+ * for. */
+static int gw__http_may_be_http(gw__http *http)
+{
+    size_t len = gw__buf_len(&http->line);
+    char shown[48];
+    if (http->part != GW__HTTP_AT_STATUS || memcmp(gw__buf_data(&http->line), "HTTP/1.", len < 7 ? len : 7) == 0) return 1;
+    gw__text_printable(shown, sizeof shown, gw__buf_data(&http->line), len < 40 ? len : 40);
+    http->part = GW__HTTP_FAILED;
+    gw__fault_set(&http->fault, GW_REASON_PROTOCOL, 0, "HTTP: what answers does not speak HTTP/1; it begins with \"%s\"; "
+                                                       "check host, port and scheme", shown);
+    return 0;
+}
+
+static size_t gw__http_take_line(gw__http *http, const uint8_t *bytes, size_t len)
+{
+    const uint8_t *end = (const uint8_t *)memchr(bytes, '\n', len);
+    size_t taken = end ? (size_t)(end - bytes) + 1 : len;
+    if (http->part != GW__HTTP_AT_CHUNK_SIZE && http->part != GW__HTTP_AT_CHUNK_END) http->head_bytes += taken;
+    if (gw__buf_len(&http->line) + taken > GW__HTTP_LINE_MAX)
+        gw__http_break(http, GW_REASON_PROTOCOL, "a line of more than 8 KiB");
+    else if (http->head_bytes > GW__HTTP_HEAD_MAX)
+        gw__http_break(http, GW_REASON_PROTOCOL, "more than 32 KiB of headers");
+    else if (!gw__buf_append(&http->line, bytes, taken))
+        gw__http_break(http, GW_REASON_MEMORY, "no memory for a line of the answer");
+    else if (gw__http_may_be_http(http) && end) {
+        size_t line_len = gw__buf_len(&http->line);
+        if (!gw__http_line_is_clean(gw__buf_data(&http->line), line_len))
+            gw__http_break(http, GW_REASON_PROTOCOL, "a line with a control byte in it, or without CR LF at its end");
+        else gw__http_on_line(http, (const char *)gw__buf_data(&http->line), line_len - 2);
+        gw__buf_clear(&http->line);
+    }
+    return taken;
+}
+
+/* -- body -- */
+
+static void gw__http_keep_body(gw__http *http, const uint8_t *bytes, size_t len)
+{
+    size_t room = http->body_max - gw__buf_len(&http->body);
+    size_t kept = len < room ? len : room;
+    if (kept < len && !gw__http_is_refusal(http)) {
+        gw__http_break(http, GW_REASON_PROTOCOL, "the body is larger than this client takes");
+        return;
+    }
+    if (!gw__buf_append(&http->body, bytes, kept)) gw__http_break(http, GW_REASON_MEMORY, "no memory for the body");
+    else if (kept < len) http->part = GW__HTTP_COMPLETE;    /* nobody waits for the rest of an error page */
+}
+
+static size_t gw__http_take_body(gw__http *http, const uint8_t *bytes, size_t len)
+{
+    size_t taken = len;
+    if (http->part != GW__HTTP_UNTIL_END && taken > http->body_left) taken = (size_t)http->body_left;
+    http->body_left -= http->part == GW__HTTP_UNTIL_END ? 0 : taken;
+    gw__http_keep_body(http, bytes, taken);
+    if (http->body_left > 0) return taken;
+    if (http->part == GW__HTTP_IN_CHUNK) http->part = GW__HTTP_AT_CHUNK_END;
+    if (http->part == GW__HTTP_IN_LENGTH) http->part = GW__HTTP_COMPLETE;
+    return taken;
+}
+
+/* -- the whole answer -- */
+
+static gw__http_found gw__http_look(const gw__http *http)
+{
+    if (http->part == GW__HTTP_COMPLETE) return GW__HTTP_DONE;
+    return http->part == GW__HTTP_FAILED ? GW__HTTP_BROKEN : GW__HTTP_NEED_MORE;
+}
+
+/* Takes `used` bytes: all of them while it needs more; none behind the end of the answer. */
+static gw__http_found gw__http_push(gw__http *http, const uint8_t *bytes, size_t len, size_t *used)
+{
+    for (*used = 0; *used < len && gw__http_look(http) == GW__HTTP_NEED_MORE;) {
+        int in_body = http->part == GW__HTTP_IN_LENGTH || http->part == GW__HTTP_IN_CHUNK || http->part == GW__HTTP_UNTIL_END;
+        size_t taken = in_body ? gw__http_take_body(http, bytes + *used, len - *used)
+                               : gw__http_take_line(http, bytes + *used, len - *used);
+        *used += taken;
+        http->answer_bytes += taken;
+        if (http->answer_bytes > GW__HTTP_ANSWER_MAX && gw__http_look(http) == GW__HTTP_NEED_MORE)
+            gw__http_break(http, GW_REASON_PROTOCOL, "an answer of more than 1 MiB");
+    }
+    return gw__http_look(http);
+}
+
+/* The stream has ended. A refusal whose head is there is DONE: its status counts more than the rest
+ * of its page. */
+static gw__http_found gw__http_end(gw__http *http)
+{
+    if (gw__http_look(http) != GW__HTTP_NEED_MORE) return gw__http_look(http);
+    if (http->part == GW__HTTP_UNTIL_END || (http->part > GW__HTTP_AT_HEADER && gw__http_is_refusal(http)))
+        http->part = GW__HTTP_COMPLETE;
+    else if (http->answer_bytes == 0)
+        gw__http_break(http, GW_REASON_LOST, "the connection was closed without an answer");
+    else
+        gw__http_break(http, GW_REASON_LOST, "the connection was closed in the middle of the answer");
+    return gw__http_look(http);
+}
+
+/* -- what an unwanted status means to a person -- */
+
+static const char *gw__http_advice(const gw__http *http)
+{
+    switch (http->status) {
+    case 200: return "a web server is there, but no Gateway; check the address";
+    case 400: return "the request was not understood; is the API version still served?";
+    case 401: return "the bot token is missing, wrong or was reset";
+    case 403: return "blocked; check the address, and whether this network or IP is banned";
+    case 404: return "there is nothing at this path; check the address";
+    case 407: return "the proxy wants a user name and a password";
+    case 429: return "too many requests; it must wait";
+    default:  break;
+    }
+    if (http->status >= 500) return "trouble on the other side";
+    if (http->status >= 300 && http->status < 400) return "redirects are not followed; use the address that it names";
+    return "check the address, and what stands in between";
+}
+
+/* Fills the fault for a complete answer whose status is not the one that was wanted. */
+static void gw__http_explain(const gw__http *http, gw__fault *fault)
+{
+    char piece[161];
+    size_t len = gw__buf_len(&http->body);
+    int redirect = http->location[0] && http->status >= 300 && http->status < 400;
+    int wanted = http->asked == GW__HTTP_UPGRADE ? 101 : 200;
+    gw__text_printable(piece, sizeof piece, http->body.bytes, len < 160 ? len : 160);
+    gw__fault_set(fault, GW_REASON_HTTP, http->status, "HTTP: status %d instead of %d: %s%s%s%s%s%s%s", (int)http->status, wanted,
+        gw__http_advice(http), redirect ? "; to \"" : "", redirect ? http->location : "", redirect ? "\"" : "",
+        len ? "; it says \"" : "", piece, len ? "\"" : "");
+}
+
+/* -- the upgrade: RFC 6455 section 4.1 and 4.2.2 -- */
+
+/* base64(SHA-1(key + GUID)): proves that a WebSocket server answers, and not a cache. It is no
+ * secret and guards none. */
+static void gw__http_accept_for(const uint8_t nonce[16], char accept[32])
+{
+    char key[32];
+    uint8_t hash[br_sha1_SIZE];
+    br_sha1_context sha1;
+    br_sha1_init(&sha1);
+    br_sha1_update(&sha1, key, gw__text_base64(key, sizeof key, nonce, 16));
+    br_sha1_update(&sha1, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 36);
+    br_sha1_out(&sha1, hash);
+    gw__text_base64(accept, 32, hash, sizeof hash);
+}
+
+static int gw__http_check_upgrade(const gw__http *http, const uint8_t nonce[16], gw__fault *fault)
+{
+    char accept[32];
+    const char *why = NULL;
+    if (http->status != 101) {
+        gw__http_explain(http, fault);
+        return 0;
+    }
+    gw__http_accept_for(nonce, accept);
+    if (!gw__text_same_nocase(http->upgrade, strlen(http->upgrade), "websocket")) why = "without \"Upgrade: websocket\"";
+    else if (!http->connection_upgrade) why = "without \"Connection: Upgrade\"";
+    else if (strcmp(http->accept, accept) != 0) why = "with a Sec-WebSocket-Accept that does not answer our key; "
+                                                      "a proxy or a cache in between seems to have answered";
+    else if (http->extensions[0]) why = "with an extension that was not offered (Sec-WebSocket-Extensions)";
+    else if (http->protocol[0]) why = "with a subprotocol that was not offered (Sec-WebSocket-Protocol)";
+    if (!why) return 1;
+    gw__fault_set(fault, GW_REASON_HTTP, 101, "HTTP: status 101 %s", why);
+    return 0;
+}
+
+/* -- requests -- */
+
+/* A token with a line end in it would write headers of its own. */
+static int gw__http_is_visible(const char *text)
+{
+    while (*text > 0x20 && *text < 0x7f) text++;
+    return *text == 0;
+}
+
+/* Appends "GET target", the headers that all requests have, and `headers`; whole or, with 0, not at
+ * all. */
+static int gw__http_write_request(gw__buf *out, const gw__url *url, const char *target, const char *headers)
+{
+    char text[GW__HTTP_REQUEST_MAX], host[GW__HOST_MAX + 16];
+    size_t len;
+    int written;
+    gw__url_write_host(url, host, sizeof host);
+    len = gw__text_format(text, sizeof text, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: " GW__USER_AGENT "\r\n%s\r\n",
+                          target, host, headers);
+    written = gw__http_is_visible(target) && len + 1 < sizeof text && gw__buf_append(out, text, len);
+    gw__mem_wipe(text, sizeof text);        /* the token may be in it */
+    return written;
+}
+
+static int gw__http_write_get(gw__buf *out, const gw__url *url, const char *target, const char *token)
+{
+    char headers[GW__HTTP_REQUEST_MAX];
+    size_t len;
+    int written;
+    if (token && !gw__http_is_visible(token)) return 0;
+    len = gw__text_format(headers, sizeof headers, "%s%s%sAccept: application/json\r\nConnection: close\r\n",
+                          token ? "Authorization: Bot " : "", token ? token : "", token ? "\r\n" : "");
+    written = len + 1 < sizeof headers && gw__http_write_request(out, url, target, headers);
+    gw__mem_wipe(headers, sizeof headers);
+    return written;
+}
+
+/* nonce: fresh random bytes for each (RFC 6455 section 4.1). No extension is offered: ours is an
+ * inflater, not a deflater. */
+static int gw__http_write_upgrade(gw__buf *out, const gw__url *url, const char *target, const uint8_t nonce[16])
+{
+    char headers[160], key[32];
+    gw__text_base64(key, sizeof key, nonce, 16);
+    gw__text_format(headers, sizeof headers, "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+                                             "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n", key);
+    return gw__http_write_request(out, url, target, headers);
+}
+
+/* ==========================================================================
+ * >> room: ws -- RFC 6455 frames: bytes in, frames out, and back.
+ *    Knows:  fin, rsv, opcode, mask, payload length, control-frame rules, UTF-8 of text.
+ *    Not:    sockets, TLS, JSON, Discord, the clock. It answers nothing by itself:
+ *            a ping or a close is handed up, and the answer is its caller's to write.
+ * ========================================================================== */
+
+enum { GW__WS_CONTINUATION = 0, GW__WS_TEXT = 1, GW__WS_BINARY = 2, GW__WS_CLOSE = 8, GW__WS_PING = 9, GW__WS_PONG = 10 };
+enum { GW__WS_CONTROL_MAX = 125 };      /* RFC 6455 section 5.5 */
+
+typedef enum gw__ws_found { GW__WS_NEED_MORE, GW__WS_DATA, GW__WS_CONTROL, GW__WS_BROKEN } gw__ws_found;
+
+typedef enum gw__ws_part { GW__WS_IN_HEADER, GW__WS_IN_DATA, GW__WS_IN_CONTROL, GW__WS_ENDED, GW__WS_FAILED } gw__ws_part;
+
+typedef struct gw__ws_piece {
+    uint32_t       opcode;          /* TEXT or BINARY of the message it belongs to; CLOSE, PING, PONG */
+    const uint8_t *bytes;           /* of DATA: inside the caller's bytes; of CONTROL: in the gw__ws, until the next call */
+    size_t         len;
+    uint32_t       begins_message;
+    uint32_t       ends_message;
+    uint16_t       close_code;      /* of CLOSE: 0 if it brought none; bytes and len are then its reason */
+} gw__ws_piece;
+
+typedef struct gw__ws {
+    gw__ws_part part;               /* where in the stream we are */
+    uint8_t     header[10];         /* of the frame in hand; a server's has no mask */
+    uint32_t    header_len;
+    uint64_t    payload_left;       /* of the frame in hand */
+    uint32_t    message_opcode;     /* TEXT or BINARY; 0: no message in hand */
+    uint32_t    message_begun;      /* a piece of it was given out */
+    uint32_t    message_skipped;
+    gw__utf8    utf8;               /* of the text in hand, across pieces and fragments */
+    uint8_t     control[GW__WS_CONTROL_MAX];
+    uint32_t    control_len;
+    uint16_t    close_code;         /* after BROKEN: the code to close with, */
+    gw__fault   fault;              /* and why */
+} gw__ws;
+
+static void gw__ws_begin(gw__ws *ws)
+{
+    memset(ws, 0, sizeof *ws);
+}
+
+/* The rest of the message in hand is being dropped: its UTF-8 matters to nobody. */
+static void gw__ws_skip_message(gw__ws *ws)
+{
+    ws->message_skipped = ws->message_opcode != 0;
+}
+
+/* May a close frame carry it? 1004 is reserved; 1005, 1006 and 1015 only name what never was on the
+ * wire. RFC 6455 sections 7.4.1 and 7.4.2; 1012 to 1014 by the IANA registry. */
+static int gw__ws_close_code_is_valid(uint16_t code)
+{
+    return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999);
+}
+
+static gw__ws_found gw__ws_break(gw__ws *ws, uint16_t close_code, const char *why)
+{
+    ws->part = GW__WS_FAILED;
+    ws->close_code = close_code;
+    gw__fault_set(&ws->fault, GW_REASON_PROTOCOL, close_code, "WebSocket: %s", why);
+    return GW__WS_BROKEN;
+}
+
+/* -- the header of a frame: RFC 6455 section 5.2 -- */
+
+static uint32_t gw__ws_opcode(const gw__ws *ws)
+{
+    return ws->header[0] & 0x0fu;
+}
+
+static int gw__ws_is_final(const gw__ws *ws)
+{
+    return (ws->header[0] & 0x80) != 0;
+}
+
+static int gw__ws_is_control(const gw__ws *ws)
+{
+    return (ws->header[0] & 0x08) != 0;
+}
+
+/* How long the header is, as far as its bytes tell by now. */
+static uint32_t gw__ws_header_want(const gw__ws *ws)
+{
+    if (ws->header_len < 2) return 2;
+    switch (ws->header[1] & 0x7f) {
+    case 126: return 4;
+    case 127: return 10;
+    default:  return 2;
+    }
+}
+
+/* What the first two bytes may not say; NULL: nothing to object to. */
+static const char *gw__ws_header_fault(const gw__ws *ws)
+{
+    uint32_t opcode = gw__ws_opcode(ws);
+    if (ws->header[0] & 0x70) return "a reserved bit is set, but no extension was agreed on (RFC 6455 section 5.2)";
+    if (ws->header[1] & 0x80) return "the server masked a frame (RFC 6455 section 5.1)";
+    if (gw__ws_is_control(ws)) {
+        if (opcode > GW__WS_PONG) return "a control opcode that does not exist (RFC 6455 section 5.2)";
+        if (!gw__ws_is_final(ws)) return "a control frame in fragments (RFC 6455 section 5.5)";
+        if ((ws->header[1] & 0x7f) > GW__WS_CONTROL_MAX)
+            return "a control frame of more than 125 bytes (RFC 6455 section 5.5)";
+        return NULL;
+    }
+    if (opcode > GW__WS_BINARY) return "a data opcode that does not exist (RFC 6455 section 5.2)";
+    if (opcode == GW__WS_CONTINUATION && !ws->message_opcode)
+        return "a continuation of no message (RFC 6455 section 5.4)";
+    if (opcode != GW__WS_CONTINUATION && ws->message_opcode)
+        return "a message inside a fragmented message (RFC 6455 section 5.4)";
+    return NULL;
+}
+
+/* The length, in the shortest of its three forms: the RFC allows no other. 0: it is in another. */
+static int gw__ws_read_length(gw__ws *ws)
+{
+    uint64_t length = 0;
+    uint32_t i;
+    if (ws->header_len == 2) {
+        ws->payload_left = ws->header[1] & 0x7f;
+        return 1;
+    }
+    for (i = 2; i < ws->header_len; i++) length = length << 8 | ws->header[i];
+    ws->payload_left = length;
+    return ws->header_len == 4 ? length > 125 : length > 0xffff && length >> 63 == 0;
+}
+
+static void gw__ws_enter_frame(gw__ws *ws)
+{
+    ws->header_len = 0;
+    if (gw__ws_is_control(ws)) {
+        ws->part = GW__WS_IN_CONTROL;
+        ws->control_len = 0;
+        return;
+    }
+    ws->part = GW__WS_IN_DATA;
+    if (gw__ws_opcode(ws) == GW__WS_CONTINUATION) return;
+    ws->message_opcode = gw__ws_opcode(ws);
+    ws->message_begun = ws->message_skipped = 0;
+    memset(&ws->utf8, 0, sizeof ws->utf8);
+}
+
+/* Takes header bytes; when they are all there, the part has changed. */
+static size_t gw__ws_take_header(gw__ws *ws, const uint8_t *bytes, size_t len)
+{
+    size_t taken = 0;
+    while (taken < len && ws->header_len < gw__ws_header_want(ws)) {
+        const char *why;
+        ws->header[ws->header_len++] = bytes[taken++];
+        why = ws->header_len == 2 ? gw__ws_header_fault(ws) : NULL;
+        if (why) {
+            gw__ws_break(ws, 1002, why);
+            return taken;
+        }
+    }
+    if (ws->header_len < gw__ws_header_want(ws)) return taken;
+    if (gw__ws_read_length(ws)) gw__ws_enter_frame(ws);
+    else gw__ws_break(ws, 1002, "a length above 2^63 or not in its shortest form (RFC 6455 section 5.2)");
+    return taken;
+}
+
+/* -- payloads -- */
+
+/* Text is checked as it arrives, so that a bad byte at the front of 64 MiB is not waited for:
+ * section 8.1. */
+static int gw__ws_text_is_good(gw__ws *ws, const uint8_t *bytes, size_t len, int ends)
+{
+    if (ws->message_opcode != GW__WS_TEXT || ws->message_skipped) return 1;
+    return gw__utf8_push(&ws->utf8, bytes, len) && (!ends || gw__utf8_whole(&ws->utf8));
+}
+
+static gw__ws_found gw__ws_take_data(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken, gw__ws_piece *piece)
+{
+    int frame_ends = ws->payload_left <= len;
+    int message_ends = frame_ends && gw__ws_is_final(ws);
+    *taken = frame_ends ? (size_t)ws->payload_left : len;
+    if (!gw__ws_text_is_good(ws, bytes, *taken, message_ends))
+        return gw__ws_break(ws, 1007, "text that is not UTF-8 (RFC 6455 section 8.1)");
+    ws->payload_left -= *taken;
+    if (frame_ends) ws->part = GW__WS_IN_HEADER;
+    if (*taken == 0 && !message_ends) return GW__WS_NEED_MORE;     /* an empty fragment says nothing */
+    memset(piece, 0, sizeof *piece);
+    piece->opcode = ws->message_opcode;
+    piece->bytes = bytes;
+    piece->len = *taken;
+    piece->begins_message = !ws->message_begun;
+    piece->ends_message = message_ends ? 1 : 0;
+    ws->message_begun = 1;
+    if (message_ends) ws->message_opcode = 0;
+    return GW__WS_DATA;
+}
+
+/* RFC 6455 section 5.5.1: nothing, or a code and a reason in UTF-8. Section 7.1.5: nothing behind
+ * it counts. */
+static gw__ws_found gw__ws_read_close(gw__ws *ws, gw__ws_piece *piece)
+{
+    gw__utf8 utf8;
+    ws->part = GW__WS_ENDED;
+    if (piece->len == 0) return GW__WS_CONTROL;
+    if (piece->len == 1) return gw__ws_break(ws, 1002, "a close frame with half a code (RFC 6455 section 5.5.1)");
+    piece->close_code = (uint16_t)(ws->control[0] << 8 | ws->control[1]);
+    piece->bytes += 2;
+    piece->len -= 2;
+    if (!gw__ws_close_code_is_valid(piece->close_code))
+        return gw__ws_break(ws, 1002, "a close code that may not be sent (RFC 6455 section 7.4)");
+    memset(&utf8, 0, sizeof utf8);
+    if (!gw__utf8_push(&utf8, piece->bytes, piece->len) || !gw__utf8_whole(&utf8))
+        return gw__ws_break(ws, 1007, "a close reason that is not UTF-8 (RFC 6455 section 5.5.1)");
+    return GW__WS_CONTROL;
+}
+
+static gw__ws_found gw__ws_take_control(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken, gw__ws_piece *piece)
+{
+    *taken = ws->payload_left < len ? (size_t)ws->payload_left : len;
+    if (*taken > 0) memcpy(ws->control + ws->control_len, bytes, *taken);
+    ws->control_len += (uint32_t)*taken;
+    ws->payload_left -= *taken;
+    if (ws->payload_left > 0) return GW__WS_NEED_MORE;
+    ws->part = GW__WS_IN_HEADER;
+    memset(piece, 0, sizeof *piece);
+    piece->opcode = gw__ws_opcode(ws);
+    piece->bytes = ws->control;
+    piece->len = ws->control_len;
+    return piece->opcode == GW__WS_CLOSE ? gw__ws_read_close(ws, piece) : GW__WS_CONTROL;
+}
+
+static gw__ws_found gw__ws_step(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken, gw__ws_piece *piece)
+{
+    *taken = 0;
+    switch (ws->part) {
+    case GW__WS_IN_HEADER:  *taken = gw__ws_take_header(ws, bytes, len); return GW__WS_NEED_MORE;
+    case GW__WS_IN_DATA:    return gw__ws_take_data(ws, bytes, len, taken, piece);
+    case GW__WS_IN_CONTROL: return gw__ws_take_control(ws, bytes, len, taken, piece);
+    case GW__WS_ENDED:      *taken = len; return GW__WS_NEED_MORE;
+    case GW__WS_FAILED:     return GW__WS_BROKEN;
+    }
+    return GW__WS_BROKEN;
+}
+
+/* Takes `used` bytes and gives at most one thing; call again with the rest until NEED_MORE, by when
+ * all bytes are taken. After a CLOSE all that follows is swallowed unread; after BROKEN it answers
+ * BROKEN and takes nothing. */
+static gw__ws_found gw__ws_next(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *used, gw__ws_piece *piece)
+{
+    for (*used = 0;;) {
+        gw__ws_part part = ws->part;
+        size_t taken;
+        gw__ws_found found = gw__ws_step(ws, bytes, len, &taken, piece);
+        *used += taken;
+        if (found != GW__WS_NEED_MORE || (taken == 0 && ws->part == part)) return found;
+        bytes += taken;
+        len -= taken;
+    }
+}
+
+/* -- the way out -- */
+
+/* RFC 6455 section 5.3, eight bytes at a time. The key is laid out in memory as the payload is, so
+ * byte order does not matter. */
+static void gw__ws_mask(uint8_t *out, const uint8_t *bytes, size_t len, const uint8_t mask[4])
+{
+    uint64_t key, word;
+    size_t at = 0;
+    memcpy(&key, mask, 4);
+    memcpy((uint8_t *)&key + 4, mask, 4);
+    for (; len - at >= sizeof word; at += sizeof word) {
+        memcpy(&word, bytes + at, sizeof word);
+        word ^= key;
+        memcpy(out + at, &word, sizeof word);
+    }
+    for (; at < len; at++) out[at] = (uint8_t)(bytes[at] ^ mask[at & 3]);
+}
+
+/* Bytes of the header in front of `len` bytes: fin set, masked, the length in its shortest form. */
+static size_t gw__ws_write_header(uint8_t header[14], uint32_t opcode, uint64_t len, const uint8_t mask[4])
+{
+    size_t at = 2;
+    int shift = -8;
+    header[0] = (uint8_t)(0x80 | opcode);
+    header[1] = (uint8_t)(0x80 | len);
+    if (len > 125) {
+        header[1] = len > 0xffff ? 0x80 | 127 : 0x80 | 126;
+        for (shift = len > 0xffff ? 56 : 8; shift >= 0; shift -= 8) header[at++] = (uint8_t)(len >> shift);
+    }
+    memcpy(header + at, mask, 4);
+    return at + 4;
+}
+
+/* One whole masked frame. mask: fresh random bytes for each (RFC 6455 section 10.3). 0: no room, or
+ * no such control frame; then nothing was written. */
+static int gw__ws_write(gw__buf *out, uint32_t opcode, const void *payload, size_t len, const uint8_t mask[4])
+{
+    uint8_t header[14];
+    size_t header_len;
+    if (opcode >= GW__WS_CLOSE && len > GW__WS_CONTROL_MAX) return 0;
+    header_len = gw__ws_write_header(header, opcode, len, mask);
+    if (len > SIZE_MAX - header_len || !gw__buf_reserve(out, header_len + len)) return 0;
+    gw__buf_append(out, header, header_len);
+    gw__ws_mask(out->bytes + out->end, (const uint8_t *)payload, len, mask);
+    out->end += len;
+    return 1;
+}
+
+/* code 0: an empty close frame. reason: NULL for none; cut to what fits, between characters. */
+static int gw__ws_write_close(gw__buf *out, uint16_t code, const char *reason, const uint8_t mask[4])
+{
+    uint8_t payload[GW__WS_CONTROL_MAX + 1];        /* and the 0 behind the text */
+    size_t reason_len;
+    if (code == 0) return gw__ws_write(out, GW__WS_CLOSE, NULL, 0, mask);
+    payload[0] = (uint8_t)(code >> 8);
+    payload[1] = (uint8_t)(code & 255);
+    reason_len = gw__text_format((char *)payload + 2, sizeof payload - 2, "%s", reason ? reason : "");
+    return gw__ws_write(out, GW__WS_CLOSE, payload, 2 + reason_len, mask);
+}
 /* ==========================================================================
  * >> room: json -- the envelope as it streams past, look-ups by path, text in and out.
  *    Knows:  RFC 8259; the keys op, s, t, d; jsmn's tokens.
