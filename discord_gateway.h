@@ -1769,6 +1769,1843 @@ static size_t gw__url_gateway_target(const gw__url *url, const char *compress, c
                            compress ? "&compress=" : "", compress ? compress : "");
     return len + 1 < cap ? len : 0;
 }
+/* ==========================================================================
+ * >> room: net -- a host's name to addresses (DNS), and addresses to a stream of bytes (TCP).
+ *    Knows:  the helper thread, the resolve hook, the transport hook, trying every address.
+ *    Not:    TLS; what is said over the stream.
+ * ========================================================================== */
+
+#define GW__ADDRESSES_MAX 16u
+#define GW__RESOLVE_AGAIN_MS 20u        /* between two questions to a resolve hook that said "ask again" */
+#define GW__ADDRESS_TIMEOUT_MS 8000u    /* then the next address is tried */
+
+typedef struct gw__net {                /* what all connections of a client share */
+    gw__mem *mem;
+    gw__logger *logger;
+    gw__poller *poller;
+    void *user;
+    int32_t (*random)(void *user, void *bytes, size_t len);
+    int32_t (*resolve)(void *user, const char *host, char *ip_text, size_t cap);
+    const gw_transport *transport;
+    uint32_t in_hook;
+    uint32_t no_thread;                 /* config.memory: a thread's stack would not come out of it */
+} gw__net;
+
+static int gw__net_random(gw__net *net, void *bytes, size_t len)
+{
+    int32_t got;
+    if (!net->random) return gw__sys_random(bytes, len);
+    net->in_hook = 1;
+    got = net->random(net->user, bytes, len);
+    net->in_hook = 0;
+    return got >= 0;
+}
+
+/* ---- DNS ---- */
+typedef enum gw__dns_found { GW__DNS_WAITING, GW__DNS_DONE, GW__DNS_FAILED } gw__dns_found;
+
+#ifndef GW_NO_THREADS
+/* Shared by the client and the helper thread that sits in getaddrinfo(); it may outlive the client, so it
+ * lies in libc's heap, and whoever leaves last frees it. */
+typedef struct gw__dns_job {
+    gw__mutex mutex;
+    uint32_t users, done, count;
+    int error;
+    intptr_t wake_end;                  /* GW__NO_FD once the client has left */
+    char host[GW__HOST_MAX];
+    gw__address found[GW__ADDRESSES_MAX];
+} gw__dns_job;
+
+static void gw__dns_job_leave(gw__dns_job *job)     /* mutex held */
+{
+    uint32_t left = --job->users;
+    gw__sys_mutex_unlock(&job->mutex);
+    if (left) return;
+    gw__sys_mutex_free(&job->mutex);
+    free(job);
+}
+
+static void *gw__dns_job_run(void *argument)
+{
+    gw__dns_job *job = (gw__dns_job *)argument;
+    gw__address found[GW__ADDRESSES_MAX];
+    int error = 0;
+    uint32_t count = gw__sys_resolve(job->host, found, GW__ADDRESSES_MAX, &error);
+    gw__sys_mutex_lock(&job->mutex);
+    memcpy(job->found, found, count * sizeof *found);
+    job->count = count;
+    job->error = error;
+    job->done = 1;
+    if (job->wake_end != GW__NO_FD) gw__sys_wake(job->wake_end, GW__WOKEN_BY_HELPER);
+    gw__dns_job_leave(job);
+    return NULL;
+}
+
+static gw__dns_job *gw__dns_job_start(const char *host, intptr_t wake_end)
+{
+    gw__dns_job *job = (gw__dns_job *)calloc(1, sizeof *job);
+    if (!job) return NULL;
+    gw__sys_mutex_init(&job->mutex);
+    gw__text_format(job->host, sizeof job->host, "%s", host);
+    job->wake_end = wake_end;
+    job->users = 2;
+    if (gw__sys_thread(gw__dns_job_run, job)) return job;
+    gw__sys_mutex_free(&job->mutex);
+    free(job);
+    return NULL;
+}
+#else
+typedef struct gw__dns_job gw__dns_job;
+#endif
+
+typedef struct gw__dns {
+    gw__dns_job *job;
+    uint64_t ask_again_ms;
+    uint32_t count;
+    gw__address found[GW__ADDRESSES_MAX];
+} gw__dns;
+
+static void gw__dns_cancel(gw__dns *dns)
+{
+#ifndef GW_NO_THREADS
+    if (dns->job) {
+        gw__sys_mutex_lock(&dns->job->mutex);
+        dns->job->wake_end = GW__NO_FD;
+        gw__dns_job_leave(dns->job);
+    }
+#endif
+    dns->job = NULL;
+}
+
+static void gw__dns_begin(gw__dns *dns)
+{
+    gw__dns_cancel(dns);
+    dns->count = 0;
+    dns->ask_again_ms = 0;
+}
+
+static gw__dns_found gw__dns_answer(gw__dns *dns, const char *host, int error, gw__fault *fault)
+{
+    if (dns->count) return GW__DNS_DONE;
+    gw__fault_set(fault, GW_REASON_RESOLVE, 0, "DNS: cannot find %s: %s", host, gw__sys_resolve_text(error));
+    return GW__DNS_FAILED;
+}
+
+/* The hook answers with addresses as text, one blank between them. */
+static gw__dns_found gw__dns_ask_hook(gw__dns *dns, gw__net *net, const char *host, uint64_t now_ms, gw__fault *fault)
+{
+    char text[GW__ADDRESSES_MAX * 48], *at = text, *end;
+    int32_t answer;
+    if (now_ms < dns->ask_again_ms) return GW__DNS_WAITING;
+    memset(text, 0, sizeof text);
+    net->in_hook = 1;
+    answer = net->resolve(net->user, host, text, sizeof text);
+    net->in_hook = 0;
+    dns->ask_again_ms = now_ms + GW__RESOLVE_AGAIN_MS;
+    if (answer == 0) return GW__DNS_WAITING;
+    text[sizeof text - 1] = 0;
+    while (answer > 0 && *at && dns->count < GW__ADDRESSES_MAX) {
+        end = at + strcspn(at, " ");
+        if (*end) *end++ = 0;
+        if (*at && gw__sys_address_parse(at, 0, &dns->found[dns->count])) dns->count++;
+        at = end;
+    }
+    if (dns->count) return GW__DNS_DONE;
+    gw__fault_set(fault, GW_REASON_RESOLVE, 0, "DNS: config.resolve gave no address for %s", host);
+    return GW__DNS_FAILED;
+}
+
+/* Asks, or looks whether the answer is there. Blocks only where there is no thread to ask in. */
+static gw__dns_found gw__dns_look(gw__dns *dns, gw__net *net, const char *host, uint64_t now_ms, gw__fault *fault)
+{
+    int error = 0;
+    if (gw__sys_address_parse(host, 0, &dns->found[0])) {
+        dns->count = 1;
+        return GW__DNS_DONE;
+    }
+    if (net->resolve) return gw__dns_ask_hook(dns, net, host, now_ms, fault);
+#ifndef GW_NO_THREADS
+    if (!net->no_thread) {
+        int done;
+        if (!dns->job) dns->job = gw__dns_job_start(host, gw__sys_poller_wake_end(net->poller));
+        if (!dns->job) {
+            gw__fault_set(fault, GW_REASON_RESOLVE, 0, "DNS: the system gives no thread to look up %s in", host);
+            return GW__DNS_FAILED;
+        }
+        gw__sys_mutex_lock(&dns->job->mutex);
+        done = dns->job->done != 0;
+        if (done) {
+            dns->count = dns->job->count;
+            error = dns->job->error;
+            memcpy(dns->found, dns->job->found, sizeof dns->found);
+        }
+        gw__sys_mutex_unlock(&dns->job->mutex);
+        if (!done) return GW__DNS_WAITING;
+        gw__dns_cancel(dns);
+        return gw__dns_answer(dns, host, error, fault);
+    }
+#endif
+    dns->count = gw__sys_resolve(host, dns->found, GW__ADDRESSES_MAX, &error);
+    return gw__dns_answer(dns, host, error, fault);
+}
+
+/* ---- TCP: a socket of ours, or a stream of the caller's transport ---- */
+typedef enum gw__tcp_found { GW__TCP_WAITING, GW__TCP_DONE, GW__TCP_FAILED } gw__tcp_found;
+
+typedef struct gw__tcp {
+    intptr_t fd;
+    void *stream;                       /* of config.transport */
+    uint64_t tag;                       /* names this connection to the poller */
+    uint32_t watched;                   /* GW__WANT_... the poller was told */
+    uint32_t next_address;
+    uint64_t deadline_ms;               /* of this address */
+    int error;                          /* of the last failure */
+} gw__tcp;
+
+static void gw__tcp_init(gw__tcp *tcp)
+{
+    memset(tcp, 0, sizeof *tcp);
+    tcp->fd = GW__NO_FD;
+}
+
+static void gw__tcp_watch(gw__tcp *tcp, gw__net *net, uint32_t want)
+{
+    if (tcp->fd == GW__NO_FD || want == tcp->watched) return;
+    gw__sys_poller_want(net->poller, tcp->fd, tcp->tag, tcp->watched, want);
+    tcp->watched = want;
+}
+
+static void gw__tcp_close(gw__tcp *tcp, gw__net *net)
+{
+    gw__tcp_watch(tcp, net, 0);
+    if (tcp->stream) {
+        net->in_hook = 1;
+        net->transport->close(net->user, tcp->stream);
+        net->in_hook = 0;
+    } else {
+        gw__sys_socket_close(tcp->fd);
+    }
+    tcp->stream = NULL;
+    tcp->fd = GW__NO_FD;
+}
+
+/* The caller's own way to host:port; its bytes may flow at once. */
+static gw__tcp_found gw__tcp_open_stream(gw__tcp *tcp, gw__net *net, const char *host, uint16_t port, gw__fault *fault)
+{
+    net->in_hook = 1;
+    tcp->stream = net->transport->open(net->user, host, port);
+    if (tcp->stream && net->transport->fd) tcp->fd = net->transport->fd(net->user, tcp->stream);
+    net->in_hook = 0;
+    if (tcp->stream) return GW__TCP_DONE;
+    gw__fault_set(fault, GW_REASON_CONNECT, 0, "config.transport refused to connect to %s port %u", host, (unsigned)port);
+    return GW__TCP_FAILED;
+}
+
+static gw__tcp_found gw__tcp_failed(const gw__tcp *tcp, const gw__dns *dns, const char *host, uint16_t port, gw__fault *fault)
+{
+    char ip[64];
+    uint32_t last = tcp->next_address ? tcp->next_address - 1 : 0;
+    gw__sys_address_text(&dns->found[last], ip, sizeof ip);
+    gw__fault_set(fault, GW_REASON_CONNECT, 0, "TCP: cannot connect to %s port %u (%s, %u of %u addresses tried): %s [%d]",
+                  host, (unsigned)port, ip, (unsigned)tcp->next_address, (unsigned)dns->count,
+                  gw__sys_error_text(tcp->error), tcp->error);
+    return GW__TCP_FAILED;
+}
+
+/* Dials one address after the other until one answers or none is left. */
+static gw__tcp_found gw__tcp_dial(gw__tcp *tcp, gw__net *net, gw__dns *dns, const char *host, uint16_t port,
+                                  uint64_t now_ms, gw__fault *fault)
+{
+    int dialed;
+    for (;;) {
+        if (tcp->fd != GW__NO_FD) {
+            dialed = gw__sys_socket_dialed(tcp->fd, &tcp->error);
+            if (dialed > 0) return GW__TCP_DONE;
+            if (dialed == 0 && now_ms < tcp->deadline_ms) return GW__TCP_WAITING;
+            if (dialed == 0) tcp->error = ETIMEDOUT;
+            gw__tcp_close(tcp, net);
+        }
+        if (tcp->next_address == dns->count) return gw__tcp_failed(tcp, dns, host, port, fault);
+        dns->found[tcp->next_address].port = port;
+        tcp->fd = gw__sys_socket_dial(&dns->found[tcp->next_address++], &tcp->error);
+        tcp->deadline_ms = now_ms + GW__ADDRESS_TIMEOUT_MS;
+        gw__tcp_watch(tcp, net, GW__WANT_WRITE);
+    }
+}
+
+/* > 0 bytes, GW__IO_AGAIN, GW__IO_ENDED, GW__IO_FAILED. */
+static int32_t gw__tcp_read(gw__tcp *tcp, gw__net *net, void *bytes, size_t len)
+{
+    uint32_t part = (uint32_t)GW__MIN(len, 1u << 20);
+    int32_t got;
+    if (!tcp->stream) return gw__sys_socket_read(tcp->fd, bytes, part, &tcp->error);
+    net->in_hook = 1;
+    got = net->transport->read(net->user, tcp->stream, bytes, part);
+    net->in_hook = 0;
+    return got < 0 ? (int32_t)GW__IO_ENDED : (int32_t)GW__MIN((uint32_t)got, part);
+}
+
+static int32_t gw__tcp_write(gw__tcp *tcp, gw__net *net, const void *bytes, size_t len)
+{
+    uint32_t part = (uint32_t)GW__MIN(len, 1u << 20);
+    int32_t put;
+    if (!tcp->stream) return gw__sys_socket_write(tcp->fd, bytes, part, &tcp->error);
+    net->in_hook = 1;
+    put = net->transport->write(net->user, tcp->stream, bytes, part);
+    net->in_hook = 0;
+    return put < 0 ? (int32_t)GW__IO_ENDED : (int32_t)GW__MIN((uint32_t)put, part);
+}
+
+/* ==========================================================================
+ * >> room: tls -- whom we trust; ciphertext in, plaintext out, and back.
+ *    Knows:  BearSSL, X.509, where CA certificates come from, what each refusal means to a person.
+ *    Not:    sockets, HTTP, WebSocket; the time and the random seed are handed in.
+ *
+ *    BearSSL verifies chains but gives one number for what are different problems. So our own
+ *    br_x509_class stands before br_x509_minimal: it holds one certificate at a time, reads its
+ *    dates, names and usages, picks the anchors by issuer, and only then hands it on. Checks are
+ *    only ever added: without br_x509_minimal's consent nothing is accepted.
+ * ========================================================================== */
+
+#define GW__TRUST_ANCHORS_MAX 1000u                 /* a system's bundle has about 150 */
+#define GW__TRUST_FILE_MAX    (4u * 1024u * 1024u)
+#define GW__TRUST_NAME_MAX    1024u                 /* bytes of one CA's distinguished name */
+#define GW__TLS_CERT_MAX      8192u                 /* bytes of one certificate from a server */
+#define GW__TLS_PICKED_MAX    8u                    /* anchors of one name: a CA and its renewals */
+/* 85 bytes are BearSSL's overhead, 1,024 the step it would round down to; a record fits one TCP
+ * segment. */
+#define GW__TLS_OUT_BYTES     (1024u + 85u)
+
+/* ---- trust: the CA certificates that we believe ---- */
+typedef struct gw__anchor {
+    struct gw__anchor *next;
+    size_t bytes;                       /* of this allocation: struct, name, key */
+    br_x509_trust_anchor anchor;        /* its pointers lead behind the struct */
+} gw__anchor;
+
+typedef struct gw__trust_source {       /* from the config; texts and anchors stay the caller's */
+    const char *ca_file, *ca_pem;
+    const void *anchors;
+    size_t anchor_count;
+    uint32_t memory_only;               /* a fixed block: read no files */
+} gw__trust_source;
+
+typedef struct gw__trust {
+    gw__mem *mem;
+    gw__trust_source source;
+    gw__anchor *anchors;                /* decoded by us; NULL while source.anchors are used */
+    size_t anchor_count;
+    uint32_t generation;                /* grows with each change; tickets are bound to it */
+    uint64_t stamp[2];                  /* of the file when it was read */
+    char where[128];                    /* for sentences: "config.ca_pem", a path */
+    char warning[GW__FAULT_TEXT_MAX];   /* of the last refresh, for the log; "" if all is well */
+} gw__trust;
+
+typedef struct gw__trust_loader {       /* PEM or DER in, anchors out; one source, then gone */
+    gw__mem *mem;
+    br_x509_decoder_context x509;
+    gw__anchor *anchors;
+    uint32_t anchor_count;
+    uint32_t refused;                   /* certificates that are broken, or that we cannot use */
+    uint32_t no_memory;
+    uint32_t in_certificate, is_broken; /* is_broken: what is no base64 stands in it */
+    uint32_t line_len;                  /* of the line in hand; its first characters are kept */
+    char line[40];
+    uint32_t group, group_digits;       /* base64: up to four digits make three bytes */
+    uint32_t decoded_len;
+    uint8_t decoded[96];
+    size_t name_len;
+    uint8_t name[GW__TRUST_NAME_MAX];
+    uint8_t chunk[1024];
+} gw__trust_loader;
+
+#ifdef GW_BUNDLED_ROOTS
+/* What Discord's hosts, and what stands before them, chain to. One string each: C99 promises
+ * 4,095 bytes. */
+static const char *const gw__trust_bundled[] = {
+    /* GTS Root R1 */
+    "-----BEGIN CERTIFICATE-----\n"
+    "MIIFVzCCAz+gAwIBAgINAgPlk28xsBNJiGuiFzANBgkqhkiG9w0BAQwFADBHMQsw\n"
+    "CQYDVQQGEwJVUzEiMCAGA1UEChMZR29vZ2xlIFRydXN0IFNlcnZpY2VzIExMQzEU\n"
+    "MBIGA1UEAxMLR1RTIFJvb3QgUjEwHhcNMTYwNjIyMDAwMDAwWhcNMzYwNjIyMDAw\n"
+    "MDAwWjBHMQswCQYDVQQGEwJVUzEiMCAGA1UEChMZR29vZ2xlIFRydXN0IFNlcnZp\n"
+    "Y2VzIExMQzEUMBIGA1UEAxMLR1RTIFJvb3QgUjEwggIiMA0GCSqGSIb3DQEBAQUA\n"
+    "A4ICDwAwggIKAoICAQC2EQKLHuOhd5s73L+UPreVp0A8of2C+X0yBoJx9vaMf/vo\n"
+    "27xqLpeXo4xL+Sv2sfnOhB2x+cWX3u+58qPpvBKJXqeqUqv4IyfLpLGcY9vXmX7w\n"
+    "Cl7raKb0xlpHDU0QM+NOsROjyBhsS+z8CZDfnWQpJSMHobTSPS5g4M/SCYe7zUjw\n"
+    "TcLCeoiKu7rPWRnWr4+wB7CeMfGCwcDfLqZtbBkOtdh+JhpFAz2weaSUKK0Pfybl\n"
+    "qAj+lug8aJRT7oM6iCsVlgmy4HqMLnXWnOunVmSPlk9orj2XwoSPwLxAwAtcvfaH\n"
+    "szVsrBhQf4TgTM2S0yDpM7xSma8ytSmzJSq0SPly4cpk9+aCEI3oncKKiPo4Zor8\n"
+    "Y/kB+Xj9e1x3+naH+uzfsQ55lVe0vSbv1gHR6xYKu44LtcXFilWr06zqkUspzBmk\n"
+    "MiVOKvFlRNACzqrOSbTqn3yDsEB750Orp2yjj32JgfpMpf/VjsPOS+C12LOORc92\n"
+    "wO1AK/1TD7Cn1TsNsYqiA94xrcx36m97PtbfkSIS5r762DL8EGMUUXLeXdYWk70p\n"
+    "aDPvOmbsB4om3xPXV2V4J95eSRQAogB/mqghtqmxlbCluQ0WEdrHbEg8QOB+DVrN\n"
+    "VjzRlwW5y0vtOUucxD/SVRNuJLDWcfr0wbrM7Rv1/oFB2ACYPTrIrnqYNxgFlQID\n"
+    "AQABo0IwQDAOBgNVHQ8BAf8EBAMCAYYwDwYDVR0TAQH/BAUwAwEB/zAdBgNVHQ4E\n"
+    "FgQU5K8rJnEaK0gnhS9SZizv8IkTcT4wDQYJKoZIhvcNAQEMBQADggIBAJ+qQibb\n"
+    "C5u+/x6Wki4+omVKapi6Ist9wTrYggoGxval3sBOh2Z5ofmmWJyq+bXmYOfg6LEe\n"
+    "QkEzCzc9zolwFcq1JKjPa7XSQCGYzyI0zzvFIoTgxQ6KfF2I5DUkzps+GlQebtuy\n"
+    "h6f88/qBVRRiClmpIgUxPoLW7ttXNLwzldMXG+gnoot7TiYaelpkttGsN/H9oPM4\n"
+    "7HLwEXWdyzRSjeZ2axfG34arJ45JK3VmgRAhpuo+9K4l/3wV3s6MJT/KYnAK9y8J\n"
+    "ZgfIPxz88NtFMN9iiMG1D53Dn0reWVlHxYciNuaCp+0KueIHoI17eko8cdLiA6Ef\n"
+    "MgfdG+RCzgwARWGAtQsgWSl4vflVy2PFPEz0tv/bal8xa5meLMFrUKTX5hgUvYU/\n"
+    "Z6tGn6D/Qqc6f1zLXbBwHSs09dR2CQzreExZBfMzQsNhFRAbd03OIozUhfJFfbdT\n"
+    "6u9AWpQKXCBfTkBdYiJ23//OYb2MI3jSNwLgjt7RETeJ9r/tSQdirpLsQBqvFAnZ\n"
+    "0E6yove+7u7Y/9waLd64NnHi/Hm3lCXRSHNboTXns5lndcEZOitHTtNCjv0xyBZm\n"
+    "2tIMPNuzjsmhDYAPexZ3FL//2wmUspO8IFgV6dtxQ/PeEMMA3KgqlbbC1j+Qa3bb\n"
+    "bP6MvPJwNQzcmRk13NfIRmPVNnGuV/u3gm3c\n"
+    "-----END CERTIFICATE-----\n",
+    /* GTS Root R4 */
+    "-----BEGIN CERTIFICATE-----\n"
+    "MIICCTCCAY6gAwIBAgINAgPlwGjvYxqccpBQUjAKBggqhkjOPQQDAzBHMQswCQYD\n"
+    "VQQGEwJVUzEiMCAGA1UEChMZR29vZ2xlIFRydXN0IFNlcnZpY2VzIExMQzEUMBIG\n"
+    "A1UEAxMLR1RTIFJvb3QgUjQwHhcNMTYwNjIyMDAwMDAwWhcNMzYwNjIyMDAwMDAw\n"
+    "WjBHMQswCQYDVQQGEwJVUzEiMCAGA1UEChMZR29vZ2xlIFRydXN0IFNlcnZpY2Vz\n"
+    "IExMQzEUMBIGA1UEAxMLR1RTIFJvb3QgUjQwdjAQBgcqhkjOPQIBBgUrgQQAIgNi\n"
+    "AATzdHOnaItgrkO4NcWBMHtLSZ37wWHO5t5GvWvVYRg1rkDdc/eJkTBa6zzuhXyi\n"
+    "QHY7qca4R9gq55KRanPpsXI5nymfopjTX15YhmUPoYRlBtHci8nHc8iMai/lxKvR\n"
+    "HYqjQjBAMA4GA1UdDwEB/wQEAwIBhjAPBgNVHRMBAf8EBTADAQH/MB0GA1UdDgQW\n"
+    "BBSATNbrdP9JNqPV2Py1PsVq8JQdjDAKBggqhkjOPQQDAwNpADBmAjEA6ED/g94D\n"
+    "9J+uHXqnLrmvT/aDHQ4thQEd0dlq7A/Cr8deVl5c1RxYIigL9zC2L7F8AjEA8GE8\n"
+    "p/SgguMh1YQdc4acLa/KNJvxn7kjNuK8YAOdgLOaVsjh4rsUecrNIdSUtUlD\n"
+    "-----END CERTIFICATE-----\n",
+    /* GlobalSign Root CA */
+    "-----BEGIN CERTIFICATE-----\n"
+    "MIIDdTCCAl2gAwIBAgILBAAAAAABFUtaw5QwDQYJKoZIhvcNAQEFBQAwVzELMAkG\n"
+    "A1UEBhMCQkUxGTAXBgNVBAoTEEdsb2JhbFNpZ24gbnYtc2ExEDAOBgNVBAsTB1Jv\n"
+    "b3QgQ0ExGzAZBgNVBAMTEkdsb2JhbFNpZ24gUm9vdCBDQTAeFw05ODA5MDExMjAw\n"
+    "MDBaFw0yODAxMjgxMjAwMDBaMFcxCzAJBgNVBAYTAkJFMRkwFwYDVQQKExBHbG9i\n"
+    "YWxTaWduIG52LXNhMRAwDgYDVQQLEwdSb290IENBMRswGQYDVQQDExJHbG9iYWxT\n"
+    "aWduIFJvb3QgQ0EwggEiMA0GCSqGSIb3DQEBAQUAA4IBDwAwggEKAoIBAQDaDuaZ\n"
+    "jc6j40+Kfvvxi4Mla+pIH/EqsLmVEQS98GPR4mdmzxzdzxtIK+6NiY6arymAZavp\n"
+    "xy0Sy6scTHAHoT0KMM0VjU/43dSMUBUc71DuxC73/OlS8pF94G3VNTCOXkNz8kHp\n"
+    "1Wrjsok6Vjk4bwY8iGlbKk3Fp1S4bInMm/k8yuX9ifUSPJJ4ltbcdG6TRGHRjcdG\n"
+    "snUOhugZitVtbNV4FpWi6cgKOOvyJBNPc1STE4U6G7weNLWLBYy5d4ux2x8gkasJ\n"
+    "U26Qzns3dLlwR5EiUWMWea6xrkEmCMgZK9FGqkjWZCrXgzT/LCrBbBlDSgeF59N8\n"
+    "9iFo7+ryUp9/k5DPAgMBAAGjQjBAMA4GA1UdDwEB/wQEAwIBBjAPBgNVHRMBAf8E\n"
+    "BTADAQH/MB0GA1UdDgQWBBRge2YaRQ2XyolQL30EzTSo//z9SzANBgkqhkiG9w0B\n"
+    "AQUFAAOCAQEA1nPnfE920I2/7LqivjTFKDK1fPxsnCwrvQmeU79rXqoRSLblCKOz\n"
+    "yj1hTdNGCbM+w6DjY1Ub8rrvrTnhQ7k4o+YviiY776BQVvnGCv04zcQLcFGUl5gE\n"
+    "38NflNUVyRRBnMRddWQVDf9VMOyGj/8N7yy5Y0b2qvzfvGn9LhJIZJrglfCm7ymP\n"
+    "AbEVtQwdpf5pLGkkeB6zpxxxYu7KyJesF12KwvhHhm4qxFYxldBniYUr+WymXUad\n"
+    "DKqC5JlR3XC321Y9YeRq4VzW9v493kHMB65jUr9TU/Qr6cf9tveCX4XSQRjbgbME\n"
+    "HMUfpIBvFSDJ3gyICh3WZlXi/EjJKSZp4A==\n"
+    "-----END CERTIFICATE-----\n",
+    /* ISRG Root X1 */
+    "-----BEGIN CERTIFICATE-----\n"
+    "MIIFazCCA1OgAwIBAgIRAIIQz7DSQONZRGPgu2OCiwAwDQYJKoZIhvcNAQELBQAw\n"
+    "TzELMAkGA1UEBhMCVVMxKTAnBgNVBAoTIEludGVybmV0IFNlY3VyaXR5IFJlc2Vh\n"
+    "cmNoIEdyb3VwMRUwEwYDVQQDEwxJU1JHIFJvb3QgWDEwHhcNMTUwNjA0MTEwNDM4\n"
+    "WhcNMzUwNjA0MTEwNDM4WjBPMQswCQYDVQQGEwJVUzEpMCcGA1UEChMgSW50ZXJu\n"
+    "ZXQgU2VjdXJpdHkgUmVzZWFyY2ggR3JvdXAxFTATBgNVBAMTDElTUkcgUm9vdCBY\n"
+    "MTCCAiIwDQYJKoZIhvcNAQEBBQADggIPADCCAgoCggIBAK3oJHP0FDfzm54rVygc\n"
+    "h77ct984kIxuPOZXoHj3dcKi/vVqbvYATyjb3miGbESTtrFj/RQSa78f0uoxmyF+\n"
+    "0TM8ukj13Xnfs7j/EvEhmkvBioZxaUpmZmyPfjxwv60pIgbz5MDmgK7iS4+3mX6U\n"
+    "A5/TR5d8mUgjU+g4rk8Kb4Mu0UlXjIB0ttov0DiNewNwIRt18jA8+o+u3dpjq+sW\n"
+    "T8KOEUt+zwvo/7V3LvSye0rgTBIlDHCNAymg4VMk7BPZ7hm/ELNKjD+Jo2FR3qyH\n"
+    "B5T0Y3HsLuJvW5iB4YlcNHlsdu87kGJ55tukmi8mxdAQ4Q7e2RCOFvu396j3x+UC\n"
+    "B5iPNgiV5+I3lg02dZ77DnKxHZu8A/lJBdiB3QW0KtZB6awBdpUKD9jf1b0SHzUv\n"
+    "KBds0pjBqAlkd25HN7rOrFleaJ1/ctaJxQZBKT5ZPt0m9STJEadao0xAH0ahmbWn\n"
+    "OlFuhjuefXKnEgV4We0+UXgVCwOPjdAvBbI+e0ocS3MFEvzG6uBQE3xDk3SzynTn\n"
+    "jh8BCNAw1FtxNrQHusEwMFxIt4I7mKZ9YIqioymCzLq9gwQbooMDQaHWBfEbwrbw\n"
+    "qHyGO0aoSCqI3Haadr8faqU9GY/rOPNk3sgrDQoo//fb4hVC1CLQJ13hef4Y53CI\n"
+    "rU7m2Ys6xt0nUW7/vGT1M0NPAgMBAAGjQjBAMA4GA1UdDwEB/wQEAwIBBjAPBgNV\n"
+    "HRMBAf8EBTADAQH/MB0GA1UdDgQWBBR5tFnme7bl5AFzgAiIyBpY9umbbjANBgkq\n"
+    "hkiG9w0BAQsFAAOCAgEAVR9YqbyyqFDQDLHYGmkgJykIrGF1XIpu+ILlaS/V9lZL\n"
+    "ubhzEFnTIZd+50xx+7LSYK05qAvqFyFWhfFQDlnrzuBZ6brJFe+GnY+EgPbk6ZGQ\n"
+    "3BebYhtF8GaV0nxvwuo77x/Py9auJ/GpsMiu/X1+mvoiBOv/2X/qkSsisRcOj/KK\n"
+    "NFtY2PwByVS5uCbMiogziUwthDyC3+6WVwW6LLv3xLfHTjuCvjHIInNzktHCgKQ5\n"
+    "ORAzI4JMPJ+GslWYHb4phowim57iaztXOoJwTdwJx4nLCgdNbOhdjsnvzqvHu7Ur\n"
+    "TkXWStAmzOVyyghqpZXjFaH3pO3JLF+l+/+sKAIuvtd7u+Nxe5AW0wdeRlN8NwdC\n"
+    "jNPElpzVmbUq4JUagEiuTDkHzsxHpFKVK7q4+63SM1N95R1NbdWhscdCb+ZAJzVc\n"
+    "oyi3B43njTOQ5yOf+1CceWxG1bQVs5ZufpsMljq4Ui0/1lvh+wjChP4kqKOJ2qxq\n"
+    "4RgqsahDYVvTH9w7jXbyLeiNdd8XM2w9U/t7y0Ff/9yi0GE44Za4rF2LN9d11TPA\n"
+    "mRGunUHBcnWEvgJBQl9nJEiU0Zsnvgc/ubhPgXRR4Xq37Z0j4r7g1SgEEzwxA57d\n"
+    "emyPxgcYxn/eR44/KJ4EBs+lVDR3veyJm+kXQ99b21/+jh5Xos1AnX5iItreGCc=\n"
+    "-----END CERTIFICATE-----\n",
+    /* ISRG Root X2 */
+    "-----BEGIN CERTIFICATE-----\n"
+    "MIICGzCCAaGgAwIBAgIQQdKd0XLq7qeAwSxs6S+HUjAKBggqhkjOPQQDAzBPMQsw\n"
+    "CQYDVQQGEwJVUzEpMCcGA1UEChMgSW50ZXJuZXQgU2VjdXJpdHkgUmVzZWFyY2gg\n"
+    "R3JvdXAxFTATBgNVBAMTDElTUkcgUm9vdCBYMjAeFw0yMDA5MDQwMDAwMDBaFw00\n"
+    "MDA5MTcxNjAwMDBaME8xCzAJBgNVBAYTAlVTMSkwJwYDVQQKEyBJbnRlcm5ldCBT\n"
+    "ZWN1cml0eSBSZXNlYXJjaCBHcm91cDEVMBMGA1UEAxMMSVNSRyBSb290IFgyMHYw\n"
+    "EAYHKoZIzj0CAQYFK4EEACIDYgAEzZvVn4CDCuwJSvMWSj5cz3es3mcFDR0HttwW\n"
+    "+1qLFNvicWDEukWVEYmO6gbf9yoWHKS5xcUy4APgHoIYOIvXRdgKam7mAHf7AlF9\n"
+    "ItgKbppbd9/w+kHsOdx1ymgHDB/qo0IwQDAOBgNVHQ8BAf8EBAMCAQYwDwYDVR0T\n"
+    "AQH/BAUwAwEB/zAdBgNVHQ4EFgQUfEKWrt5LSDv6kviejM9ti6lyN5UwCgYIKoZI\n"
+    "zj0EAwMDaAAwZQIwe3lORlCEwkSHRhtFcP9Ymd70/aTSVaYgLXTWNLxBo1BfASdW\n"
+    "tL4ndQavEi51mI38AjEAi/V3bNTIZargCyzuFJ0nN6T5U6VR5CmD1/iQMVtCnwr1\n"
+    "/q4AaOeMSQ+2b1tbFfLn\n"
+    "-----END CERTIFICATE-----\n"
+};
+#endif
+
+static void gw__trust_init(gw__trust *trust, gw__mem *mem, const gw__trust_source *source)
+{
+    memset(trust, 0, sizeof *trust);
+    trust->mem = mem;
+    trust->source = *source;
+}
+
+static void gw__anchors_free(gw__mem *mem, gw__anchor *anchor)
+{
+    while (anchor) {
+        gw__anchor *next = anchor->next;
+        gw__mem_free(mem, anchor, anchor->bytes);
+        anchor = next;
+    }
+}
+
+static void gw__trust_free(gw__trust *trust)
+{
+    gw__anchors_free(trust->mem, trust->anchors);
+    trust->anchors = NULL;
+    trust->anchor_count = 0;
+}
+
+static uint8_t *gw__anchor_put(uint8_t **at, const void *bytes, size_t len)
+{
+    uint8_t *put = *at;
+    memcpy(put, bytes, len);
+    *at += len;
+    return put;
+}
+
+/* One allocation that holds all; NULL: no memory. */
+static gw__anchor *gw__anchor_new(gw__mem *mem, const uint8_t *name, size_t name_len,
+                                  const br_x509_pkey *key, int is_ca)
+{
+    int is_rsa = key->key_type == BR_KEYTYPE_RSA;
+    size_t key_len = is_rsa ? key->key.rsa.nlen + key->key.rsa.elen : key->key.ec.qlen;
+    size_t bytes = sizeof(gw__anchor) + name_len + key_len;
+    gw__anchor *fresh = (gw__anchor *)gw__mem_new(mem, bytes);
+    uint8_t *at;
+    if (!fresh) return NULL;
+    at = (uint8_t *)(fresh + 1);
+    fresh->bytes = bytes;
+    fresh->anchor.flags = is_ca ? BR_X509_TA_CA : 0u;
+    fresh->anchor.pkey = *key;
+    fresh->anchor.dn.data = gw__anchor_put(&at, name, name_len);
+    fresh->anchor.dn.len = name_len;
+    if (is_rsa) {
+        fresh->anchor.pkey.key.rsa.n = gw__anchor_put(&at, key->key.rsa.n, key->key.rsa.nlen);
+        fresh->anchor.pkey.key.rsa.e = gw__anchor_put(&at, key->key.rsa.e, key->key.rsa.elen);
+    } else {
+        fresh->anchor.pkey.key.ec.q = gw__anchor_put(&at, key->key.ec.q, key->key.ec.qlen);
+    }
+    return fresh;
+}
+
+static void gw__loader_on_name(void *context, const void *bytes, size_t len)
+{
+    gw__trust_loader *loader = (gw__trust_loader *)context;
+    if (len <= sizeof loader->name - GW__MIN(loader->name_len, sizeof loader->name))
+        memcpy(loader->name + loader->name_len, bytes, len);
+    loader->name_len += len;            /* above the array's size: refused at the end */
+}
+
+static void gw__loader_begin_certificate(gw__trust_loader *loader)
+{
+    loader->refused += loader->in_certificate;      /* the one before has no end */
+    loader->in_certificate = 1;
+    loader->is_broken = 0;
+    loader->name_len = 0;
+    loader->group = loader->group_digits = loader->decoded_len = 0;
+    br_x509_decoder_init(&loader->x509, gw__loader_on_name, loader);
+}
+
+static void gw__loader_end_certificate(gw__trust_loader *loader)
+{
+    const br_x509_pkey *key = br_x509_decoder_get_pkey(&loader->x509);
+    gw__anchor *fresh;
+    loader->in_certificate = 0;
+    if (!key || loader->is_broken || loader->name_len > sizeof loader->name ||
+        loader->anchor_count == GW__TRUST_ANCHORS_MAX) {
+        loader->refused++;
+        return;
+    }
+    fresh = gw__anchor_new(loader->mem, loader->name, loader->name_len, key,
+                           br_x509_decoder_isCA(&loader->x509));
+    if (!fresh) {
+        loader->no_memory = 1;
+        return;
+    }
+    fresh->next = loader->anchors;
+    loader->anchors = fresh;
+    loader->anchor_count++;
+}
+
+static void gw__loader_flush(gw__trust_loader *loader)
+{
+    br_x509_decoder_push(&loader->x509, loader->decoded, loader->decoded_len);
+    loader->decoded_len = 0;
+}
+
+/* One character between BEGIN and END (RFC 7468). BearSSL's own PEM decoder takes four times as
+ * long as all the rest (40 ms for a system's bundle), and that is a pause in somebody's game. */
+static void gw__loader_on_digit(gw__trust_loader *loader, char c)
+{
+    uint32_t digit;
+    if (c >= 'A' && c <= 'Z') digit = (uint32_t)(c - 'A');
+    else if (c >= 'a' && c <= 'z') digit = (uint32_t)(c - 'a') + 26;
+    else if (c >= '0' && c <= '9') digit = (uint32_t)(c - '0') + 52;
+    else if (c == '+') digit = 62;
+    else if (c == '/') digit = 63;
+    else {
+        if (c != '=' && c != ' ' && c != '\t') loader->is_broken = 1;
+        return;
+    }
+    loader->group = loader->group << 6 | digit;
+    if (++loader->group_digits < 4) return;
+    loader->decoded[loader->decoded_len++] = (uint8_t)(loader->group >> 16 & 255u);
+    loader->decoded[loader->decoded_len++] = (uint8_t)(loader->group >> 8 & 255u);
+    loader->decoded[loader->decoded_len++] = (uint8_t)(loader->group & 255u);
+    loader->group = loader->group_digits = 0;
+    if (loader->decoded_len == sizeof loader->decoded) gw__loader_flush(loader);
+}
+
+/* Two digits are left over for one byte, three for two. */
+static void gw__loader_on_pem_end(gw__trust_loader *loader)
+{
+    uint32_t bits = loader->group << (6 * (4 - loader->group_digits));
+    uint32_t i;
+    for (i = 0; i + 1 < loader->group_digits; i++)
+        loader->decoded[loader->decoded_len++] = (uint8_t)(bits >> (16 - 8 * i) & 255u);
+    gw__loader_flush(loader);
+    gw__loader_end_certificate(loader);
+}
+
+static int gw__loader_line_is(const gw__trust_loader *loader, const char *text)
+{
+    size_t len = strlen(text);
+    return loader->line_len >= len && memcmp(loader->line, text, len) == 0;
+}
+
+/* What stands between certificates, keys and comments too, is skipped. */
+static void gw__loader_on_line(gw__trust_loader *loader)
+{
+    if (loader->in_certificate && gw__loader_line_is(loader, "-----END "))
+        gw__loader_on_pem_end(loader);
+    else if (gw__loader_line_is(loader, "-----BEGIN CERTIFICATE-----") ||
+             gw__loader_line_is(loader, "-----BEGIN X509 CERTIFICATE-----"))
+        gw__loader_begin_certificate(loader);
+    loader->line_len = 0;
+}
+
+/* PEM, by pieces of any size. */
+static void gw__loader_push(gw__trust_loader *loader, const void *text, size_t len)
+{
+    const char *at = (const char *)text;
+    for (; len > 0 && !loader->no_memory; at++, len--) {
+        if (*at == '\n' || *at == '\r') {
+            gw__loader_on_line(loader);
+            continue;
+        }
+        if (loader->line_len < sizeof loader->line) loader->line[loader->line_len++] = *at;
+        if (loader->in_certificate && loader->line[0] != '-') gw__loader_on_digit(loader, *at);
+    }
+}
+
+/* 0x30 is also the digit '0', but a certificate is never so short that its length fits 7 bits. */
+static int gw__loader_is_der(const uint8_t *bytes, size_t len)
+{
+    return len > 1 && bytes[0] == 0x30 && bytes[1] >= 0x80;
+}
+
+static void gw__loader_push_file(gw__trust_loader *loader, const char *path)
+{
+    uint64_t offset = 0;
+    size_t len = gw__sys_file_read(path, 0, loader->chunk, sizeof loader->chunk);
+    int is_der = gw__loader_is_der(loader->chunk, len);
+    if (is_der) gw__loader_begin_certificate(loader);
+    while (len > 0 && offset < GW__TRUST_FILE_MAX) {
+        if (is_der) br_x509_decoder_push(&loader->x509, loader->chunk, len);
+        else gw__loader_push(loader, loader->chunk, len);
+        offset += len;
+        len = gw__sys_file_read(path, offset, loader->chunk, sizeof loader->chunk);
+    }
+    if (is_der) gw__loader_end_certificate(loader);
+}
+
+/* What was read replaces what we had, if there is anything in it. */
+static int gw__trust_adopt(gw__trust *trust, gw__trust_loader *loader, const char *where,
+                           gw__fault *fault)
+{
+    const char *kept = trust->anchors ? "; the CA certificates read before stay in use" : "";
+    if (loader->no_memory) {
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "TLS: no memory for the CA certificates of %s%s",
+                      where, kept);
+    } else if (loader->anchor_count == 0 && loader->refused) {
+        gw__fault_set(fault, GW_REASON_CONFIG, 0, "TLS: none of the %lu certificates in %s can be "
+                      "used: they are broken, or their keys are neither RSA nor P-256, P-384, "
+                      "P-521%s", (unsigned long)loader->refused, where, kept);
+    } else if (loader->anchor_count == 0) {
+        gw__fault_set(fault, GW_REASON_CONFIG, 0, "TLS: no \"-----BEGIN CERTIFICATE-----\" in %s; "
+                      "it must hold CA certificates as PEM%s", where, kept);
+    } else {
+        gw__anchors_free(trust->mem, trust->anchors);
+        trust->anchors = loader->anchors;
+        trust->anchor_count = loader->anchor_count;
+        trust->generation++;
+        gw__text_format(trust->where, sizeof trust->where, "%s", where);
+        return 1;
+    }
+    gw__anchors_free(trust->mem, loader->anchors);
+    return 0;
+}
+
+/* Reads `count` PEM texts, or the file named `where` if count is 0. */
+static int gw__trust_load(gw__trust *trust, const char *const *texts, size_t count,
+                          const char *where, gw__fault *fault)
+{
+    gw__trust_loader *loader = (gw__trust_loader *)gw__mem_new(trust->mem, sizeof *loader);
+    size_t i;
+    int loaded;
+    if (!loader) {
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "TLS: no memory to read %s", where);
+        return 0;
+    }
+    loader->mem = trust->mem;
+    if (count == 0) gw__loader_push_file(loader, where);
+    for (i = 0; i < count; i++) gw__loader_push(loader, texts[i], strlen(texts[i]));
+    gw__loader_push(loader, "\n", 1);   /* the last line may lack its end */
+    loaded = gw__trust_adopt(trust, loader, where, fault);
+    gw__mem_free(trust->mem, loader, sizeof *loader);
+    return loaded;
+}
+
+/* A file that went bad keeps the anchors that we have: the answer is 1, and the fault says so. */
+static int gw__trust_load_file(gw__trust *trust, const char *path, gw__fault *fault)
+{
+    uint64_t stamp[2];
+    if (!gw__sys_file_stamp(path, stamp)) {
+        gw__fault_set(fault, GW_REASON_CONFIG, 0,
+                      "TLS: the CA file %s is not there, or may not be read%s", path,
+                      trust->anchors ? "; the CA certificates read before stay in use" : "");
+        return trust->anchors != NULL;
+    }
+    if (trust->anchors && memcmp(stamp, trust->stamp, sizeof stamp) == 0) return 1;
+    /* What failed for want of memory is tried again at the next connect. */
+    if (gw__trust_load(trust, NULL, 0, path, fault) || fault->reason != GW_REASON_MEMORY)
+        memcpy(trust->stamp, stamp, sizeof stamp);
+    return trust->anchors != NULL;
+}
+
+/* The first of the system's bundles that is there and can be used. */
+static int gw__trust_load_bundle(gw__trust *trust, gw__fault *fault)
+{
+    const char *path;
+    uint64_t stamp[2];
+    uint32_t number;
+    for (number = 1; (path = gw__sys_ca_path(number)) != NULL; number++)
+        if (gw__sys_file_stamp(path, stamp) && gw__trust_load_file(trust, path, fault)) return 1;
+    return trust->anchors != NULL;
+}
+
+/* SSL_CERT_FILE replaces the system's bundle and is not added to it: who names a file means it. */
+static int gw__trust_load_system(gw__trust *trust, gw__fault *fault)
+{
+    const char *named = trust->source.memory_only ? NULL : gw__sys_ca_path(0);
+    if (named && named[0]) return gw__trust_load_file(trust, named, fault);
+    if (!trust->source.memory_only && gw__trust_load_bundle(trust, fault)) return 1;
+#ifdef GW_BUNDLED_ROOTS
+    if (trust->anchors) return 1;
+    return gw__trust_load(trust, gw__trust_bundled, GW__COUNT(gw__trust_bundled),
+                          "GW_BUNDLED_ROOTS", fault);
+#else
+    gw__fault_set(fault, GW_REASON_CONFIG, 0, "TLS: no CA certificates: %s; give config.ca_file, "
+                  "config.ca_pem or config.trust_anchors, or compile with GW_BUNDLED_ROOTS",
+                  trust->source.memory_only ? "with config.memory no file is read"
+                  : "neither SSL_CERT_FILE nor a bundle of this system is there");
+    return 0;
+#endif
+}
+
+static int gw__trust_load_pem(gw__trust *trust, gw__fault *fault)
+{
+    if (trust->anchors) return 1;
+    return gw__trust_load(trust, &trust->source.ca_pem, 1, "config.ca_pem", fault);
+}
+
+static int gw__trust_borrow(gw__trust *trust)
+{
+    gw__text_format(trust->where, sizeof trust->where, "config.trust_anchors");
+    trust->anchor_count = trust->source.anchor_count;
+    trust->generation = 1;
+    return 1;
+}
+
+static int gw__trust_choose(gw__trust *trust, gw__fault *fault)
+{
+    const gw__trust_source *source = &trust->source;
+    if (source->anchors && source->anchor_count) return gw__trust_borrow(trust);
+    if (source->ca_pem) return gw__trust_load_pem(trust, fault);
+    if (source->ca_file && !source->memory_only)
+        return gw__trust_load_file(trust, source->ca_file, fault);
+    return gw__trust_load_system(trust, fault);
+}
+
+/* Before each connect: reads what is new or has changed. 0: there is no usable anchor, the fault
+ * says why. 1 with a warning in `trust`: what changed cannot be used, and the old anchors stay. */
+static int gw__trust_refresh(gw__trust *trust, gw__fault *fault)
+{
+    gw__fault found;
+    int usable;
+    memset(&found, 0, sizeof found);
+    usable = gw__trust_choose(trust, &found);
+    memcpy(trust->warning, found.text, sizeof trust->warning);
+    if (!usable) gw__fault_set(fault, found.reason, found.code, "%s", found.text);
+    return usable;
+}
+
+static int gw__trust_is_named(const br_x509_trust_anchor *anchor, const uint8_t *name,
+                              size_t name_len)
+{
+    return anchor->dn.len == name_len && memcmp(anchor->dn.data, name, name_len) == 0;
+}
+
+/* Appends the anchors of that name to `out`, which has GW__TLS_PICKED_MAX places; the number
+ * there are then. */
+static size_t gw__trust_pick(const gw__trust *trust, const uint8_t *name, size_t name_len,
+                             br_x509_trust_anchor *out, size_t count)
+{
+    const br_x509_trust_anchor *lent = (const br_x509_trust_anchor *)trust->source.anchors;
+    const gw__anchor *own;
+    size_t i;
+    for (i = 0; lent && i < trust->source.anchor_count && count < GW__TLS_PICKED_MAX; i++)
+        if (gw__trust_is_named(&lent[i], name, name_len)) out[count++] = lent[i];
+    for (own = trust->anchors; own && count < GW__TLS_PICKED_MAX; own = own->next)
+        if (gw__trust_is_named(&own->anchor, name, name_len)) out[count++] = own->anchor;
+    return count;
+}
+
+/* ---- dates: seconds since 1970, signed, since certificates go from 1950 to 9999 ---- */
+
+/* Days since 1970-01-01 of a date in the Gregorian calendar. The year begins in March, so a leap
+ * day is its last. */
+static int64_t gw__date_to_days(int64_t year, int64_t month, int64_t day)
+{
+    int64_t y = month <= 2 ? year - 1 : year;
+    int64_t era = y / 400, of_era = y - era * 400;
+    int64_t of_year = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
+    return era * 146097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719468;
+}
+
+static void gw__date_text(int64_t unix_time, char out[32])
+{
+    int64_t days = unix_time / 86400 - (unix_time % 86400 < 0), seconds = unix_time - days * 86400;
+    int64_t shifted = days + 719468, era = shifted / 146097, of_era = shifted - era * 146097;
+    int64_t year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    int64_t of_year = of_era - (365 * year + year / 4 - year / 100);
+    int64_t month = (5 * of_year + 2) / 153;
+    int64_t day = of_year - (153 * month + 2) / 5 + 1;
+    month += month < 10 ? 3 : -9;
+    gw__text_format(out, 32, "%04d-%02d-%02d %02d:%02d UTC",
+                    (int)(year + era * 400 + (month <= 2)), (int)month, (int)day,
+                    (int)(seconds / 3600), (int)(seconds / 60 % 60));
+}
+
+/* ---- DER (X.690): slices of bytes, read one element at a time ---- */
+typedef struct gw__der { const uint8_t *at; size_t left; } gw__der;
+
+enum {
+    GW__DER_BOOLEAN = 0x01, GW__DER_OCTETS = 0x04, GW__DER_OID = 0x06, GW__DER_UTC_TIME = 0x17,
+    GW__DER_TIME = 0x18, GW__DER_SEQUENCE = 0x30, GW__DER_SET = 0x31,
+    GW__DER_VERSION = 0xA0, GW__DER_EXTENSIONS = 0xA3,      /* [0] and [3] of TBSCertificate */
+    GW__DER_SAN_DNS = 0x82, GW__DER_SAN_IP = 0x87           /* [2] and [7] of GeneralName */
+};
+
+/* Takes the next element off the front; 0: there is none, or it is no DER that a certificate
+ * would hold. `content` may be `from` itself: that steps into the element. */
+static int gw__der_next(gw__der *from, uint8_t *tag, gw__der *content)
+{
+    const uint8_t *begin = from->at;
+    size_t header = 2, len, i, more;
+    if (from->left < 2 || (from->at[0] & 0x1F) == 0x1F) return 0;
+    *tag = from->at[0];
+    len = from->at[1];
+    if (len >= 0x80) {
+        more = len & 0x7F;
+        if (more == 0 || more > 3 || from->left < 2 + more) return 0;
+        for (len = 0, i = 0; i < more; i++) len = len << 8 | from->at[2 + i];
+        header += more;
+    }
+    if (len > from->left - header) return 0;
+    from->at += header + len;
+    from->left -= header + len;
+    content->at = begin + header;
+    content->left = len;
+    return 1;
+}
+
+static int gw__der_expect(gw__der *from, uint8_t want, gw__der *content)
+{
+    uint8_t tag;
+    return gw__der_next(from, &tag, content) && tag == want;
+}
+
+static int gw__der_is(const gw__der *content, const void *bytes, size_t len)
+{
+    return content->left == len && memcmp(content->at, bytes, len) == 0;
+}
+
+/* A name with its header, which is how BearSSL compares them. */
+static int gw__der_name(gw__der *from, gw__der *name)
+{
+    const uint8_t *begin = from->at;
+    if (!gw__der_expect(from, GW__DER_SEQUENCE, name)) return 0;
+    name->left = (size_t)(from->at - begin);
+    name->at = begin;
+    return 1;
+}
+
+/* "YYMMDDHHMMSSZ" or "YYYYMMDDHHMMSSZ". RFC 5280 section 4.1.2.5: nothing else is allowed. */
+static int gw__der_time(gw__der *from, int64_t *unix_time)
+{
+    gw__der text;
+    uint8_t tag;
+    int64_t part[7];        /* century, year, month, day, hours, minutes, seconds */
+    size_t i, n, digits;
+    memset(part, 0, sizeof part);
+    if (!gw__der_next(from, &tag, &text)) return 0;
+    if (tag != GW__DER_UTC_TIME && tag != GW__DER_TIME) return 0;
+    n = tag == GW__DER_TIME ? 0u : 1u;
+    digits = (7 - n) * 2;
+    if (text.left != digits + 1 || text.at[digits] != 'Z') return 0;
+    for (i = 0; i < digits; i++) {
+        if (text.at[i] < '0' || text.at[i] > '9') return 0;
+        part[n + i / 2] = part[n + i / 2] * 10 + (text.at[i] - '0');
+    }
+    if (tag == GW__DER_UTC_TIME) part[0] = part[1] < 50 ? 20 : 19;
+    if (part[2] < 1 || part[2] > 12 || part[3] < 1 || part[3] > 31) return 0;
+    if (part[4] > 23 || part[5] > 59 || part[6] > 60) return 0;
+    *unix_time = gw__date_to_days(part[0] * 100 + part[1], part[2], part[3]) * 86400 +
+                 part[4] * 3600 + part[5] * 60 + part[6];
+    return 1;
+}
+
+/* ---- one certificate (RFC 5280 section 4.1): what BearSSL does not tell ---- */
+typedef struct gw__certificate {        /* slices of the certificate's bytes */
+    gw__der issuer, subject;            /* distinguished names, with their headers */
+    gw__der names, usages;              /* of subjectAltName, extendedKeyUsage; at NULL: none */
+    gw__der algorithm;                  /* OID of the signature */
+    int64_t not_before, not_after;
+} gw__certificate;
+
+static const uint8_t gw__oid_names[]       = { 0x55, 0x1D, 0x11 };         /* 2.5.29.17 */
+static const uint8_t gw__oid_usages[]      = { 0x55, 0x1D, 0x25 };         /* 2.5.29.37 */
+static const uint8_t gw__oid_any_usage[]   = { 0x55, 0x1D, 0x25, 0 };
+static const uint8_t gw__oid_server_auth[] = { 0x2B, 6, 1, 5, 5, 7, 3, 1 };
+static const uint8_t gw__oid_common_name[] = { 0x55, 4, 3 };
+static const uint8_t gw__oid_rsa_sha1[]    = { 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 5 };
+static const uint8_t gw__oid_ecdsa_sha1[]  = { 0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 1 };
+
+static int gw__certificate_read_extension(gw__certificate *certificate, gw__der extension)
+{
+    gw__der oid, content, *keep = NULL;
+    uint8_t tag;
+    if (!gw__der_expect(&extension, GW__DER_OID, &oid)) return 0;
+    if (!gw__der_next(&extension, &tag, &content)) return 0;
+    /* The boolean says "critical"; BearSSL looks at that. */
+    if (tag == GW__DER_BOOLEAN && !gw__der_next(&extension, &tag, &content)) return 0;
+    if (tag != GW__DER_OCTETS) return 0;
+    if (gw__der_is(&oid, gw__oid_names, sizeof gw__oid_names)) keep = &certificate->names;
+    if (gw__der_is(&oid, gw__oid_usages, sizeof gw__oid_usages)) keep = &certificate->usages;
+    return !keep || gw__der_expect(&content, GW__DER_SEQUENCE, keep);
+}
+
+static int gw__certificate_read_extensions(gw__certificate *certificate, gw__der list)
+{
+    gw__der extension;
+    if (!gw__der_expect(&list, GW__DER_SEQUENCE, &list)) return 0;
+    while (list.left) {
+        if (!gw__der_expect(&list, GW__DER_SEQUENCE, &extension)) return 0;
+        if (!gw__certificate_read_extension(certificate, extension)) return 0;
+    }
+    return 1;
+}
+
+static int gw__certificate_read_dates(gw__certificate *certificate, gw__der dates)
+{
+    return gw__der_time(&dates, &certificate->not_before) &&
+           gw__der_time(&dates, &certificate->not_after);
+}
+
+/* TBSCertificate, field by field in its order. */
+static int gw__certificate_read_body(gw__certificate *certificate, gw__der body)
+{
+    gw__der part;
+    uint8_t tag;
+    if (!gw__der_next(&body, &tag, &part)) return 0;            /* version, or the serial at once */
+    if (tag == GW__DER_VERSION && !gw__der_next(&body, &tag, &part)) return 0;
+    if (!gw__der_expect(&body, GW__DER_SEQUENCE, &part)) return 0;      /* algorithm */
+    if (!gw__der_name(&body, &certificate->issuer)) return 0;
+    if (!gw__der_expect(&body, GW__DER_SEQUENCE, &part)) return 0;
+    if (!gw__certificate_read_dates(certificate, part)) return 0;
+    if (!gw__der_name(&body, &certificate->subject)) return 0;
+    if (!gw__der_expect(&body, GW__DER_SEQUENCE, &part)) return 0;      /* key */
+    while (body.left) {
+        if (!gw__der_next(&body, &tag, &part)) return 0;
+        if (tag != GW__DER_EXTENSIONS) continue;
+        if (!gw__certificate_read_extensions(certificate, part)) return 0;
+    }
+    return 1;
+}
+
+/* 1: read; 0: malformed. */
+static int gw__certificate_read(gw__certificate *certificate, const uint8_t *bytes, size_t len)
+{
+    gw__der all, body, algorithm;
+    memset(certificate, 0, sizeof *certificate);
+    all.at = bytes;
+    all.left = len;
+    return gw__der_expect(&all, GW__DER_SEQUENCE, &all) &&
+           gw__der_expect(&all, GW__DER_SEQUENCE, &body) &&
+           gw__der_expect(&all, GW__DER_SEQUENCE, &algorithm) &&
+           gw__der_expect(&algorithm, GW__DER_OID, &certificate->algorithm) &&
+           gw__certificate_read_body(certificate, body);
+}
+
+static int gw__certificate_is_self_signed(const gw__certificate *certificate)
+{
+    return gw__der_is(&certificate->subject, certificate->issuer.at, certificate->issuer.left);
+}
+
+static int gw__certificate_is_sha1(const gw__certificate *certificate)
+{
+    return gw__der_is(&certificate->algorithm, gw__oid_rsa_sha1, sizeof gw__oid_rsa_sha1) ||
+           gw__der_is(&certificate->algorithm, gw__oid_ecdsa_sha1, sizeof gw__oid_ecdsa_sha1);
+}
+
+/* The common name, else whatever the name ends with, such as an organisation. */
+static void gw__certificate_name(gw__der name, char *out, size_t cap)
+{
+    gw__der set, pair, oid, value;
+    uint8_t tag;
+    gw__text_format(out, cap, "(no name)");
+    if (!gw__der_expect(&name, GW__DER_SEQUENCE, &name)) return;
+    while (gw__der_expect(&name, GW__DER_SET, &set)) {
+        if (!gw__der_expect(&set, GW__DER_SEQUENCE, &pair)) return;
+        if (!gw__der_expect(&pair, GW__DER_OID, &oid) || !gw__der_next(&pair, &tag, &value)) return;
+        gw__text_printable(out, cap, value.at, value.left);
+        if (gw__der_is(&oid, gw__oid_common_name, sizeof gw__oid_common_name)) return;
+    }
+}
+
+static void gw__certificate_address_text(const gw__der *value, char *out, size_t cap)
+{
+    gw__address address;
+    memset(&address, 0, sizeof address);
+    address.is_v6 = value->left == 16;
+    out[0] = 0;
+    if (value->left != 4 && value->left != 16) return;
+    memcpy(address.bytes, value->at, value->left);
+    gw__sys_address_text(&address, out, cap);
+}
+
+/* "a.example, *.b.example, 10.0.0.1", and how many more: for the sentence about a wrong host. */
+static void gw__certificate_names_text(const gw__certificate *certificate, char *out, size_t cap)
+{
+    gw__der rest = certificate->names, value;
+    size_t len = 0, more = 0;
+    char one[96];
+    uint8_t tag;
+    if (!rest.at) gw__certificate_name(certificate->subject, out, cap);
+    else gw__text_format(out, cap, "no host");
+    while (gw__der_next(&rest, &tag, &value)) {
+        if (tag == GW__DER_SAN_DNS) gw__text_printable(one, sizeof one, value.at, value.left);
+        else if (tag == GW__DER_SAN_IP) gw__certificate_address_text(&value, one, sizeof one);
+        else continue;
+        if (more || len + strlen(one) + 20 > cap) more++;
+        else len += gw__text_format(out + len, cap - len, "%s%s", len ? ", " : "", one);
+    }
+    if (more) gw__text_format(out + len, cap - len, " and %lu more", (unsigned long)more);
+}
+
+/* RFC 5280 section 4.2.1.12. An intermediate that names its usages passes them on, so it is
+ * asked too. */
+static int gw__certificate_may_serve(const gw__certificate *certificate)
+{
+    gw__der rest = certificate->usages, oid;
+    if (!rest.at) return 1;
+    while (gw__der_expect(&rest, GW__DER_OID, &oid)) {
+        if (gw__der_is(&oid, gw__oid_server_auth, sizeof gw__oid_server_auth)) return 1;
+        if (gw__der_is(&oid, gw__oid_any_usage, sizeof gw__oid_any_usage)) return 1;
+    }
+    return 0;
+}
+
+static int gw__certificate_is_for_address(const gw__certificate *certificate, const uint8_t *bytes,
+                                          size_t len)
+{
+    gw__der rest = certificate->names, value;
+    uint8_t tag;
+    while (gw__der_next(&rest, &tag, &value))
+        if (tag == GW__DER_SAN_IP && gw__der_is(&value, bytes, len)) return 1;
+    return 0;
+}
+
+/* ---- the verifier: our br_x509_class; lives while the handshake lasts ---- */
+typedef struct gw__verifier {
+    const br_x509_class *vtable;        /* first: a pointer to it is a pointer to us */
+    br_x509_minimal_context minimal;
+    const gw__trust *trust;
+    const char *host;                   /* borrowed from the gw__tls, like the fault */
+    gw__fault *fault;
+    int64_t now;                        /* seconds since 1970 */
+    uint32_t clock_is_floor;            /* `now` is only known to be no later than the true time */
+    gw__address address;                /* where the host is an IP address */
+    uint32_t address_len;               /* 4, 16, or 0: the host is a name */
+    uint32_t certificate_count;         /* handed on so far */
+    uint32_t last_is_self_signed, last_is_sha1;
+    uint32_t last_is_claimed;           /* its issuer's name is that of an anchor */
+    int64_t valid_until;                /* when the first of them expires */
+    char subject[80], issuer[80];       /* of the last one */
+    char names[160];                    /* what the first one is for */
+    br_x509_trust_anchor picked[GW__TLS_PICKED_MAX];
+    uint32_t length, filled;            /* of the certificate in hand */
+    uint8_t bytes[GW__TLS_CERT_MAX];
+} gw__verifier;
+
+static gw__verifier *gw__verifier_of(const br_x509_class **context)
+{
+    return (gw__verifier *)(void *)context;
+}
+
+/* After a verdict the rest of the chain is ignored: servers may send an expired cross-signature
+ * behind it. */
+static int gw__verifier_is_decided(const gw__verifier *verifier)
+{
+    return verifier->fault->reason || verifier->minimal.err;
+}
+
+/* "the certificate of HOST" or, of one above it, who it is; for the beginning of a sentence. */
+static void gw__verifier_who(const gw__verifier *verifier, char *out, size_t cap)
+{
+    if (verifier->certificate_count <= 1)
+        gw__text_format(out, cap, "the certificate of %s", verifier->host);
+    else
+        gw__text_format(out, cap, "the certificate \"%s\" above that of %s", verifier->subject,
+                        verifier->host);
+}
+
+static void gw__verifier_refuse(gw__verifier *verifier, uint32_t reason, const char *why)
+{
+    char who[GW__HOST_MAX + 128];
+    gw__verifier_who(verifier, who, sizeof who);
+    gw__fault_set(verifier->fault, reason, 0, "TLS: %s %s", who, why);
+}
+
+static void gw__verifier_clock_text(const gw__verifier *verifier, char out[64])
+{
+    char date[32];
+    gw__date_text(verifier->now, date);
+    gw__text_format(out, 64, verifier->clock_is_floor ? "it is at least %s" : "our clock reads %s",
+                    date);
+}
+
+static int gw__verifier_refuse_expired(gw__verifier *verifier, const gw__certificate *certificate)
+{
+    char clock[64], until[32], why[200];
+    gw__verifier_clock_text(verifier, clock);
+    gw__date_text(certificate->not_after, until);
+    gw__text_format(why, sizeof why, "expired on %s and %s; if that is right, its owner must renew "
+                    "it", until, clock);
+    gw__verifier_refuse(verifier, GW_REASON_TLS_EXPIRED, why);
+    return 0;
+}
+
+static int gw__verifier_refuse_not_yet(gw__verifier *verifier, const gw__certificate *certificate)
+{
+    char clock[64], from[32], why[240];
+    gw__verifier_clock_text(verifier, clock);
+    gw__date_text(certificate->not_before, from);
+    gw__text_format(why, sizeof why, "is valid from %s on, but %s; set the clock of this machine, "
+                    "or give config.unix_time or config.unix_time_floor", from, clock);
+    gw__verifier_refuse(verifier, GW_REASON_TLS_NOT_YET, why);
+    return 0;
+}
+
+/* With nothing but a floor the true time may be any later one. A certificate that begins after
+ * the floor is then not refused: it exists, so it is at least that late, and the floor rises to
+ * its beginning for the rest of the chain. Rising only makes the check of the end stricter; what
+ * ended before the floor stays refused. */
+static int gw__verifier_check_dates(gw__verifier *verifier, const gw__certificate *certificate)
+{
+    if (certificate->not_before > verifier->now) {
+        if (!verifier->clock_is_floor) return gw__verifier_refuse_not_yet(verifier, certificate);
+        verifier->now = certificate->not_before;
+    }
+    if (certificate->not_after < verifier->now)
+        return gw__verifier_refuse_expired(verifier, certificate);
+    verifier->valid_until = GW__MIN(verifier->valid_until, certificate->not_after);
+    return 1;
+}
+
+static int gw__verifier_check_usage(gw__verifier *verifier, const gw__certificate *certificate)
+{
+    if (gw__certificate_may_serve(certificate)) return 1;
+    gw__verifier_refuse(verifier, GW_REASON_TLS_INVALID,
+                        "is not made for TLS servers (extended key usage)");
+    return 0;
+}
+
+static void gw__verifier_refuse_name(gw__verifier *verifier)
+{
+    gw__fault_set(verifier->fault, GW_REASON_TLS_NAME, 0, "TLS: we asked for %s, but the server's "
+                  "certificate is for %s; check the URL, or what stands between", verifier->host,
+                  verifier->names);
+}
+
+/* BearSSL compares names only; for an IP address it is given no name, so this is the one check
+ * there is. */
+static int gw__verifier_check_address(gw__verifier *verifier, const gw__certificate *certificate)
+{
+    if (verifier->certificate_count > 1 || verifier->address_len == 0) return 1;
+    if (gw__certificate_is_for_address(certificate, verifier->address.bytes,
+                                       verifier->address_len)) return 1;
+    gw__verifier_refuse_name(verifier);
+    return 0;
+}
+
+/* What the sentences will need. */
+static void gw__verifier_note(gw__verifier *verifier, const gw__certificate *certificate)
+{
+    gw__certificate_name(certificate->subject, verifier->subject, sizeof verifier->subject);
+    gw__certificate_name(certificate->issuer, verifier->issuer, sizeof verifier->issuer);
+    verifier->last_is_self_signed = (uint32_t)gw__certificate_is_self_signed(certificate);
+    verifier->last_is_sha1 = (uint32_t)gw__certificate_is_sha1(certificate);
+    if (verifier->certificate_count == 1)
+        gw__certificate_names_text(certificate, verifier->names, sizeof verifier->names);
+}
+
+/* The subject counts for the first one only: a server's own certificate may be an anchor. */
+static void gw__verifier_pick(gw__verifier *verifier, const gw__certificate *certificate)
+{
+    size_t count = gw__trust_pick(verifier->trust, certificate->issuer.at,
+                                  certificate->issuer.left, verifier->picked, 0);
+    verifier->last_is_claimed = count > 0;
+    if (verifier->certificate_count == 1 && !verifier->last_is_self_signed)
+        count = gw__trust_pick(verifier->trust, certificate->subject.at, certificate->subject.left,
+                               verifier->picked, count);
+    verifier->minimal.trust_anchors = verifier->picked;
+    verifier->minimal.trust_anchors_num = count;
+}
+
+/* BearSSL counts days from the year 0; 719,528 of them lie before 1970. */
+static void gw__verifier_hand_on(gw__verifier *verifier)
+{
+    const br_x509_class **minimal = &verifier->minimal.vtable;
+    br_x509_minimal_set_time(&verifier->minimal, (uint32_t)(verifier->now / 86400 + 719528),
+                             (uint32_t)(verifier->now % 86400));
+    (*minimal)->start_cert(minimal, verifier->length);
+    (*minimal)->append(minimal, verifier->bytes, verifier->length);
+    (*minimal)->end_cert(minimal);
+}
+
+static void gw__verifier_certificate(gw__verifier *verifier)
+{
+    gw__certificate certificate;
+    verifier->certificate_count++;
+    if (verifier->length > sizeof verifier->bytes) {
+        gw__verifier_refuse(verifier, GW_REASON_TLS_INVALID,
+                            "is larger than the 8,192 bytes that we take");
+        return;
+    }
+    if (!gw__certificate_read(&certificate, verifier->bytes, verifier->length)) {
+        gw__verifier_refuse(verifier, GW_REASON_TLS_INVALID, "is malformed");
+        return;
+    }
+    gw__verifier_note(verifier, &certificate);
+    if (gw__verifier_check_dates(verifier, &certificate) &&
+        gw__verifier_check_usage(verifier, &certificate) &&
+        gw__verifier_check_address(verifier, &certificate)) {
+        gw__verifier_pick(verifier, &certificate);
+        gw__verifier_hand_on(verifier);
+    }
+}
+
+/* One number of BearSSL's for what are different problems with different cures. */
+static void gw__verifier_refuse_untrusted(gw__verifier *verifier)
+{
+    const char *where = verifier->trust->where, *issuer = verifier->issuer;
+    unsigned long count = (unsigned long)verifier->trust->anchor_count;
+    gw__fault *fault = verifier->fault;
+    if (verifier->last_is_claimed)
+        gw__fault_set(fault, GW_REASON_TLS_UNTRUSTED, 0, "TLS: the chain of %s claims the CA "
+                      "\"%s\", but the key of that name in %s did not sign it (BearSSL 62)",
+                      verifier->host, issuer, where);
+    else if (verifier->last_is_self_signed && verifier->certificate_count == 1)
+        gw__fault_set(fault, GW_REASON_TLS_UNTRUSTED, 0, "TLS: the certificate of %s is "
+                      "self-signed; if it is yours, give it as config.ca_file or config.ca_pem "
+                      "(BearSSL 62)", verifier->host);
+    else if (verifier->certificate_count == 1)
+        gw__fault_set(fault, GW_REASON_TLS_UNTRUSTED, 0, "TLS: the certificate of %s is issued by "
+                      "\"%s\", which is not among the %lu of %s, and the server sent no "
+                      "intermediate certificate: it may have to; else add that CA to "
+                      "config.ca_file (BearSSL 62)", verifier->host, issuer, count, where);
+    else
+        gw__fault_set(fault, GW_REASON_TLS_UNTRUSTED, 0, "TLS: the chain of %s ends at the CA "
+                      "\"%s\", which is not among the %lu of %s; add it to config.ca_file if you "
+                      "trust it (BearSSL 62)", verifier->host, issuer, count, where);
+}
+
+static const char *gw__verifier_misuse_text(const gw__verifier *verifier, unsigned error)
+{
+    switch (error) {
+    case BR_ERR_X509_EMPTY_CHAIN:
+        return "is missing: the server sent none (BearSSL 35)";
+    case BR_ERR_X509_UNSUPPORTED:
+        if (verifier->last_is_sha1) return "is signed with SHA-1, which can be forged (BearSSL 49)";
+        return "has a key or signature of a kind that we cannot check (BearSSL 49)";
+    case BR_ERR_X509_WRONG_KEY_TYPE:
+        return "has a key of another type than its signature (BearSSL 51)";
+    case BR_ERR_X509_BAD_SIGNATURE:
+        return "did not sign the one below it: forged, or mixed up (BearSSL 52)";
+    case BR_ERR_X509_DN_MISMATCH:
+        return "is not the issuer of the one below it: is the order wrong? (BearSSL 55)";
+    case BR_ERR_X509_CRITICAL_EXTENSION:
+        return "has a critical extension that we do not know (BearSSL 57)";
+    case BR_ERR_X509_NOT_CA:
+        return "is not one of a CA, or not of so long a chain (BearSSL 58)";
+    case BR_ERR_X509_FORBIDDEN_KEY_USAGE:
+        return "may not be used for this by its key usage (BearSSL 59)";
+    case BR_ERR_X509_WEAK_PUBLIC_KEY:
+        return "has an RSA key below 2048 bits (BearSSL 60)";
+    default:
+        return "is malformed, or beyond what BearSSL takes";
+    }
+}
+
+static void gw__verifier_explain(gw__verifier *verifier, unsigned error)
+{
+    switch (error) {
+    case BR_ERR_X509_NOT_TRUSTED:
+        gw__verifier_refuse_untrusted(verifier);
+        break;
+    case BR_ERR_X509_BAD_SERVER_NAME:
+        gw__verifier_refuse_name(verifier);
+        break;
+    default:
+        gw__verifier_refuse(verifier, GW_REASON_TLS_INVALID,
+                            gw__verifier_misuse_text(verifier, error));
+        break;
+    }
+}
+
+static void gw__verifier_on_chain_begin(const br_x509_class **context, const char *server_name)
+{
+    gw__verifier *verifier = gw__verifier_of(context);
+    const br_x509_class **minimal = &verifier->minimal.vtable;
+    (*minimal)->start_chain(minimal, server_name);
+}
+
+static void gw__verifier_on_begin(const br_x509_class **context, uint32_t length)
+{
+    gw__verifier *verifier = gw__verifier_of(context);
+    verifier->length = length;
+    verifier->filled = 0;
+}
+
+static void gw__verifier_on_bytes(const br_x509_class **context, const unsigned char *bytes,
+                                  size_t len)
+{
+    gw__verifier *verifier = gw__verifier_of(context);
+    if (verifier->length > sizeof verifier->bytes ||
+        len > verifier->length - verifier->filled) return;
+    memcpy(verifier->bytes + verifier->filled, bytes, len);
+    verifier->filled += (uint32_t)len;
+}
+
+static void gw__verifier_on_end(const br_x509_class **context)
+{
+    gw__verifier *verifier = gw__verifier_of(context);
+    if (!gw__verifier_is_decided(verifier)) gw__verifier_certificate(verifier);
+}
+
+static unsigned gw__verifier_on_chain_end(const br_x509_class **context)
+{
+    gw__verifier *verifier = gw__verifier_of(context);
+    const br_x509_class **minimal = &verifier->minimal.vtable;
+    unsigned error = (*minimal)->end_chain(minimal);
+    if (error) gw__verifier_explain(verifier, error);
+    return verifier->fault->reason && !error ? (unsigned)BR_ERR_X509_NOT_TRUSTED : error;
+}
+
+static const br_x509_pkey *gw__verifier_on_key(const br_x509_class *const *context,
+                                               unsigned *usages)
+{
+    const gw__verifier *verifier = (const gw__verifier *)(const void *)context;
+    const br_x509_class *const *minimal = &verifier->minimal.vtable;
+    return (*minimal)->get_pkey(minimal, usages);
+}
+
+static const br_x509_class gw__verifier_class = {
+    sizeof(gw__verifier),
+    gw__verifier_on_chain_begin, gw__verifier_on_begin, gw__verifier_on_bytes, gw__verifier_on_end,
+    gw__verifier_on_chain_end, gw__verifier_on_key
+};
+
+/* SHA-1 is left out and RSA begins at 2048 bits (256 bytes). */
+static void gw__verifier_init(gw__verifier *verifier)
+{
+    br_x509_minimal_context *minimal = &verifier->minimal;
+    verifier->vtable = &gw__verifier_class;
+    verifier->valid_until = INT64_MAX;
+    br_x509_minimal_init(minimal, &br_sha256_vtable, verifier->picked, 0);
+    br_x509_minimal_set_hash(minimal, br_sha256_ID, &br_sha256_vtable);
+    br_x509_minimal_set_hash(minimal, br_sha384_ID, &br_sha384_vtable);
+    br_x509_minimal_set_hash(minimal, br_sha512_ID, &br_sha512_vtable);
+    br_x509_minimal_set_rsa(minimal, br_rsa_pkcs1_vrfy_get_default());
+    br_x509_minimal_set_ecdsa(minimal, br_ec_get_default(), br_ecdsa_vrfy_asn1_get_default());
+    br_x509_minimal_set_minrsa(minimal, 256);
+}
+
+/* ---- one connection ---- */
+typedef enum gw__tls_state {
+    GW__TLS_HANDSHAKE,
+    GW__TLS_OPEN,
+    GW__TLS_ENDED,                      /* by close_notify */
+    GW__TLS_FAILED                      /* gw__tls_fault() says why */
+} gw__tls_state;
+
+/* Resumes a session without a look at certificates, so it is bound to all that their check
+ * depended on. Holds a secret: in memory only, wiped by who keeps it. */
+typedef struct gw__tls_ticket {
+    br_ssl_session_parameters parameters;
+    char host[GW__HOST_MAX];
+    uint16_t port;
+    uint32_t trust_generation;
+    int64_t valid_until;                /* when the first certificate of the chain expires */
+    uint32_t filled;
+} gw__tls_ticket;
+
+typedef struct gw__tls {
+    gw__mem *mem;
+    gw__verifier *verifier;             /* NULL once open */
+    br_ssl_client_context client;
+    gw__fault fault;
+    char host[GW__HOST_MAX];
+    uint16_t port;
+    uint32_t trust_generation;
+    int64_t valid_until;
+    uint32_t is_open, is_closing;       /* is_closing: gw__tls_close() was called */
+    uint64_t received;                  /* bytes of ciphertext */
+    uint8_t first[5];                   /* of them: a record's header, or what is no TLS */
+    uint8_t in[BR_SSL_BUFSIZE_INPUT];   /* a smaller one would limit what the peer may send */
+    uint8_t out[GW__TLS_OUT_BYTES];
+} gw__tls;
+
+/* AES-GCM first only where the machine has instructions for both its halves: BearSSL's
+ * constant-time C is several times slower than its ChaCha20, and it has no AES instructions of
+ * ARM. */
+static int gw__tls_prefers_aes(void)
+{
+    return (br_aes_x86ni_ctr_get_vtable() && br_ghash_pclmul_get()) ||
+           (br_aes_pwr8_ctr_get_vtable() && br_ghash_pwr8_get());
+}
+
+static void gw__tls_set_suites(br_ssl_engine_context *engine)
+{
+    static const uint16_t suites[] = {
+        BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        BR_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        BR_TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        BR_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        BR_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        BR_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,   /* six from the third on: AES first */
+        BR_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    };
+    br_ssl_engine_set_suites(engine, suites + (gw__tls_prefers_aes() ? 2 : 0), 6);
+}
+
+static void gw__tls_set_algorithms(br_ssl_engine_context *engine)
+{
+    br_ssl_engine_set_hash(engine, br_sha256_ID, &br_sha256_vtable);
+    br_ssl_engine_set_hash(engine, br_sha384_ID, &br_sha384_vtable);
+    br_ssl_engine_set_hash(engine, br_sha512_ID, &br_sha512_vtable);
+    br_ssl_engine_set_prf_sha256(engine, br_tls12_sha256_prf);
+    br_ssl_engine_set_prf_sha384(engine, br_tls12_sha384_prf);
+    br_ssl_engine_set_default_aes_gcm(engine);
+    br_ssl_engine_set_default_chapol(engine);
+    br_ssl_engine_set_default_ec(engine);
+    br_ssl_engine_set_default_ecdsa(engine);
+    br_ssl_engine_set_default_rsavrfy(engine);
+}
+
+static void gw__tls_set_engine(gw__tls *tls, const uint8_t seed[32])
+{
+    br_ssl_engine_context *engine = &tls->client.eng;
+    br_ssl_client_zero(&tls->client);
+    br_ssl_engine_set_versions(engine, BR_TLS12, BR_TLS12);
+    gw__tls_set_suites(engine);
+    gw__tls_set_algorithms(engine);
+    br_ssl_engine_set_x509(engine, &tls->verifier->vtable);
+    br_ssl_engine_add_flags(engine, BR_OPT_NO_RENEGOTIATION);   /* so the verifier may go early */
+    br_ssl_engine_set_buffers_bidi(engine, tls->in, sizeof tls->in, tls->out, sizeof tls->out);
+    /* Our small output buffer would make BearSSL ask the server for small records (RFC 6066
+     * section 4). */
+    engine->log_max_frag_len = 14;
+    /* The seed is all the randomness there is, and comes from the system or the config's hook:
+     * so a run can be replayed. */
+    br_ssl_engine_inject_entropy(engine, seed, 32);
+    engine->rng_os_rand_done = 1;
+}
+
+static void gw__tls_set_verifier(gw__tls *tls, const gw__trust *trust, uint64_t unix_time,
+                                 uint32_t clock_is_floor)
+{
+    gw__verifier *verifier = tls->verifier;
+    gw__verifier_init(verifier);
+    verifier->trust = trust;
+    verifier->host = tls->host;
+    verifier->fault = &tls->fault;
+    verifier->now = (int64_t)GW__MIN(unix_time, UINT64_C(253402300799));    /* the end of 9999 */
+    verifier->clock_is_floor = clock_is_floor;
+    if (gw__sys_address_parse(tls->host, 0, &verifier->address))
+        verifier->address_len = verifier->address.is_v6 ? 16u : 4u;
+}
+
+static int gw__tls_ticket_fits(const gw__tls *tls, const gw__tls_ticket *ticket, int64_t now)
+{
+    return ticket && ticket->filled && strcmp(ticket->host, tls->host) == 0 &&
+           ticket->port == tls->port && ticket->trust_generation == tls->trust_generation &&
+           ticket->valid_until >= now;
+}
+
+/* An IP address is not sent as server name (RFC 6066 section 3), and BearSSL is given none to
+ * compare. */
+static int gw__tls_begin(gw__tls *tls, const gw__tls_ticket *ticket)
+{
+    int resume = gw__tls_ticket_fits(tls, ticket, tls->verifier->now);
+    if (resume) {
+        br_ssl_engine_set_session_parameters(&tls->client.eng, &ticket->parameters);
+        tls->valid_until = ticket->valid_until;
+    }
+    return br_ssl_client_reset(&tls->client, tls->verifier->address_len ? NULL : tls->host, resume);
+}
+
+static void gw__tls_drop_verifier(gw__tls *tls)
+{
+    gw__mem_free(tls->mem, tls->verifier, sizeof *tls->verifier);
+    tls->verifier = NULL;
+}
+
+/* Wipes the keys. */
+static void gw__tls_free(gw__tls *tls)
+{
+    gw__mem *mem;
+    if (!tls) return;
+    mem = tls->mem;
+    gw__tls_drop_verifier(tls);
+    gw__mem_wipe(tls, sizeof *tls);
+    gw__mem_free(mem, tls, sizeof *tls);
+}
+
+static gw__tls *gw__tls_allocate(gw__mem *mem)
+{
+    gw__tls *tls = (gw__tls *)gw__mem_new(mem, sizeof *tls);
+    if (!tls) return NULL;
+    tls->mem = mem;
+    tls->verifier = (gw__verifier *)gw__mem_new(mem, sizeof *tls->verifier);
+    if (tls->verifier) return tls;
+    gw__tls_free(tls);
+    return NULL;
+}
+
+/* A client for one connection; NULL: the fault says why. Trust must outlive its handshake, the
+ * rest is copied.
+ *   unix_time       seconds; clock_is_floor: it is only known to be at least so late
+ *   ticket          from gw__tls_save(), or NULL; one for another host, port or trust is ignored */
+static gw__tls *gw__tls_new(gw__mem *mem, gw__trust *trust, const char *host, uint16_t port,
+                            uint64_t unix_time, uint32_t clock_is_floor, const uint8_t seed[32],
+                            const gw__tls_ticket *ticket, gw__fault *fault)
+{
+    gw__tls *tls;
+    if (unix_time == 0) {
+        gw__fault_set(fault, GW_REASON_TLS_NOT_YET, 0, "TLS: this machine does not know the time, "
+                      "so no certificate can be checked; set its clock, or give config.unix_time "
+                      "or config.unix_time_floor");
+        return NULL;
+    }
+    tls = gw__tls_allocate(mem);
+    if (!tls) {
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "TLS: no memory for a connection to %s", host);
+        return NULL;
+    }
+    gw__text_format(tls->host, sizeof tls->host, "%s", host);
+    tls->port = port;
+    tls->trust_generation = trust->generation;
+    gw__tls_set_verifier(tls, trust, unix_time, clock_is_floor);
+    gw__tls_set_engine(tls, seed);
+    if (gw__tls_begin(tls, ticket)) return tls;
+    gw__fault_set(fault, GW_REASON_TLS_OTHER, 0, "TLS: BearSSL cannot begin (BearSSL %d)",
+                  br_ssl_engine_last_error(&tls->client.eng));
+    gw__tls_free(tls);
+    return NULL;
+}
+
+/* ---- why it ended ---- */
+
+/* RFC 5246 section 7.2, RFC 6066, RFC 7301; what to look at, where there is something. */
+static const char *gw__tls_alert_text(int alert)
+{
+    switch (alert) {
+    case 10:  return "unexpected_message";
+    case 20:  return "bad_record_mac";
+    case 22:  return "record_overflow";
+    case 40:  return "handshake_failure: no cipher in common, or it wants a client certificate";
+    case 42:  return "bad_certificate";
+    case 47:  return "illegal_parameter";
+    case 48:  return "unknown_ca";
+    case 49:  return "access_denied";
+    case 50:  return "decode_error";
+    case 51:  return "decrypt_error";
+    case 70:  return "protocol_version: it may speak TLS 1.3 only, and we speak TLS 1.2";
+    case 71:  return "insufficient_security";
+    case 80:  return "internal_error: a fault over there";
+    case 86:  return "inappropriate_fallback";
+    case 90:  return "user_canceled";
+    case 110: return "unsupported_extension";
+    case 112: return "unrecognized_name: it does not serve this host";
+    case 116: return "certificate_required: it wants a client certificate";
+    case 120: return "no_application_protocol";
+    default:  return "an alert without a name";
+    }
+}
+
+static void gw__tls_explain_alert(gw__tls *tls, int alert, int is_theirs)
+{
+    uint32_t reason = is_theirs ? GW_REASON_TLS_ALERT : GW_REASON_TLS_PROTOCOL;
+    if (alert == 70) reason = GW_REASON_TLS_VERSION;
+    if (is_theirs)
+        gw__fault_set(&tls->fault, reason, 0, "TLS: %s refused with alert %d, %s", tls->host,
+                      alert, gw__tls_alert_text(alert));
+    else
+        gw__fault_set(&tls->fault, reason, 0, "TLS: we refused what %s sent with alert %d, %s",
+                      tls->host, alert, alert == 70 ? "protocol_version: it is older than TLS 1.2"
+                                                    : gw__tls_alert_text(alert));
+}
+
+static void gw__tls_explain_not_tls(gw__tls *tls)
+{
+    char said[sizeof tls->first + 1];
+    gw__text_printable(said, sizeof said, tls->first, sizeof tls->first);
+    if (memcmp(tls->first, "HTTP/", 5) == 0)
+        gw__fault_set(&tls->fault, GW_REASON_TLS_PROTOCOL, 0, "TLS: the server speaks plain HTTP: "
+                      "%s port %u is no TLS port, or a proxy answered in its place", tls->host,
+                      (unsigned)tls->port);
+    else
+        gw__fault_set(&tls->fault, GW_REASON_TLS_PROTOCOL, 0, "TLS: %s port %u does not speak TLS; "
+                      "it begins with \"%s\"", tls->host, (unsigned)tls->port, said);
+}
+
+/* A record begins with its type, 20 to 23, then a 3 (RFC 5246 section 6.2.1). */
+static int gw__tls_is_not_tls(const gw__tls *tls)
+{
+    if (tls->received < sizeof tls->first) return 0;
+    return tls->first[0] < 20 || tls->first[0] > 23 || tls->first[1] != 3;
+}
+
+static void gw__tls_explain_error(gw__tls *tls, int error)
+{
+    uint32_t reason = GW_REASON_TLS_PROTOCOL;
+    const char *what = "broke the rules of TLS";
+    switch (error) {
+    case BR_ERR_UNSUPPORTED_VERSION:
+        reason = GW_REASON_TLS_VERSION;
+        what = "speaks a TLS older than 1.2";
+        break;
+    case BR_ERR_BAD_MAC:
+        reason = GW_REASON_TLS_MAC;
+        what = "sent a record that was damaged or forged on its way";
+        break;
+    case BR_ERR_BAD_FINISHED:
+        what = "and we did not see the same handshake: somebody stands between";
+        break;
+    case BR_ERR_BAD_SIGNATURE:
+        what = "cannot prove that it has the key of its certificate";
+        break;
+    case BR_ERR_TOO_LARGE: case BR_ERR_BAD_LENGTH:
+        what = "sent a record larger than TLS allows";
+        break;
+    case BR_ERR_BAD_CIPHER_SUITE:
+        what = "chose a cipher that we did not offer";
+        break;
+    case BR_ERR_WRONG_KEY_USAGE: case BR_ERR_INVALID_ALGORITHM:
+        reason = GW_REASON_TLS_INVALID;
+        what = "has a certificate whose key may not be used with the cipher it chose (key usage)";
+        break;
+    case BR_ERR_BAD_PARAM: case BR_ERR_BAD_STATE: case BR_ERR_NO_RANDOM: case BR_ERR_LIMIT_EXCEEDED:
+        reason = GW_REASON_TLS_OTHER;
+        what = "cannot be talked to: BearSSL gave up";
+        break;
+    default: break;
+    }
+    gw__fault_set(&tls->fault, reason, 0, "TLS: %s %s (BearSSL %d)", tls->host, what, error);
+}
+
+/* The engine stopped with an error; what the verifier found is in the fault already and stays. */
+static void gw__tls_explain(gw__tls *tls, int error)
+{
+    if (!tls->is_open && gw__tls_is_not_tls(tls))
+        gw__tls_explain_not_tls(tls);
+    else if (error >= BR_ERR_SEND_FATAL_ALERT)
+        gw__tls_explain_alert(tls, error - BR_ERR_SEND_FATAL_ALERT, 0);
+    else if (error >= BR_ERR_RECV_FATAL_ALERT)
+        gw__tls_explain_alert(tls, error - BR_ERR_RECV_FATAL_ALERT, 1);
+    else
+        gw__tls_explain_error(tls, error);
+}
+
+/* TCP ended. Without close_notify anybody on the way may have cut it: RFC 5246 section 7.2.1. */
+static void gw__tls_wire_end(gw__tls *tls)
+{
+    if (br_ssl_engine_current_state(&tls->client.eng) == BR_SSL_CLOSED || tls->is_closing) return;
+    if (!tls->is_open)
+        gw__fault_set(&tls->fault, GW_REASON_LOST, 0, "TLS: %s ended the connection during the "
+                      "handshake, %s", tls->host, tls->received ? "without saying why"
+                      : "without a word: is it a TLS port?");
+    else
+        gw__fault_set(&tls->fault, GW_REASON_LOST, 0,
+                      "TLS: the connection to %s ended without close_notify", tls->host);
+}
+
+/* ---- the pump ---- */
+static gw__tls_state gw__tls_look_closed(gw__tls *tls)
+{
+    int error = br_ssl_engine_last_error(&tls->client.eng);
+    if (error == BR_ERR_OK && (tls->is_open || tls->is_closing)) return GW__TLS_ENDED;
+    if (error != BR_ERR_OK)
+        gw__tls_explain(tls, error);
+    else
+        gw__fault_set(&tls->fault, GW_REASON_LOST, 0,
+                      "TLS: %s closed during the handshake, without saying why", tls->host);
+    return GW__TLS_FAILED;
+}
+
+/* A full handshake has asked the verifier; a resumed one keeps what its ticket said. */
+static void gw__tls_enter_open(gw__tls *tls)
+{
+    if (tls->verifier->certificate_count) tls->valid_until = tls->verifier->valid_until;
+    gw__tls_drop_verifier(tls);
+    tls->is_open = 1;
+}
+
+static gw__tls_state gw__tls_look(gw__tls *tls)
+{
+    unsigned now = br_ssl_engine_current_state(&tls->client.eng);
+    if (tls->fault.reason) return GW__TLS_FAILED;
+    if (now == BR_SSL_CLOSED) return gw__tls_look_closed(tls);
+    if (!tls->is_open && (now & (BR_SSL_SENDAPP | BR_SSL_RECVAPP))) gw__tls_enter_open(tls);
+    return tls->is_open ? GW__TLS_OPEN : GW__TLS_HANDSHAKE;
+}
+
+static const gw__fault *gw__tls_fault(gw__tls *tls)
+{
+    gw__tls_look(tls);
+    return &tls->fault;
+}
+
+/* Where ciphertext may be put; NULL: none is wanted now, since plaintext waits to be taken. */
+static uint8_t *gw__tls_wire_in(gw__tls *tls, size_t *cap)
+{
+    return br_ssl_engine_recvrec_buf(&tls->client.eng, cap);
+}
+
+static void gw__tls_wire_in_done(gw__tls *tls, size_t len)
+{
+    size_t cap, i;
+    const uint8_t *bytes = br_ssl_engine_recvrec_buf(&tls->client.eng, &cap);
+    GW_ASSERT(len <= cap);
+    for (i = 0; bytes && i < len && tls->received + i < sizeof tls->first; i++)
+        tls->first[(size_t)tls->received + i] = bytes[i];
+    tls->received += len;
+    br_ssl_engine_recvrec_ack(&tls->client.eng, len);
+}
+
+/* Ciphertext to be sent; NULL: none. */
+static uint8_t *gw__tls_wire_out(gw__tls *tls, size_t *len)
+{
+    return br_ssl_engine_sendrec_buf(&tls->client.eng, len);
+}
+
+static void gw__tls_wire_out_done(gw__tls *tls, size_t len)
+{
+    br_ssl_engine_sendrec_ack(&tls->client.eng, len);
+}
+
+/* Plaintext received, valid until it is done with; NULL: none. */
+static uint8_t *gw__tls_plain_in(gw__tls *tls, size_t *len)
+{
+    return br_ssl_engine_recvapp_buf(&tls->client.eng, len);
+}
+
+static void gw__tls_plain_in_done(gw__tls *tls, size_t len)
+{
+    br_ssl_engine_recvapp_ack(&tls->client.eng, len);
+}
+
+/* Where plaintext to be sent may be put; NULL: not now, ciphertext waits to be sent. */
+static uint8_t *gw__tls_plain_out(gw__tls *tls, size_t *cap)
+{
+    return br_ssl_engine_sendapp_buf(&tls->client.eng, cap);
+}
+
+/* The bytes become one record at once. */
+static void gw__tls_plain_out_done(gw__tls *tls, size_t len)
+{
+    br_ssl_engine_sendapp_ack(&tls->client.eng, len);
+    br_ssl_engine_flush(&tls->client.eng, 0);
+}
+
+/* Sends close_notify; plaintext not yet taken, and what still comes, is dropped. */
+static void gw__tls_close(gw__tls *tls)
+{
+    tls->is_closing = 1;
+    br_ssl_engine_close(&tls->client.eng);
+}
+
+/* After OPEN: what a later connection to the same host may begin with. Not filled where the
+ * server gave no session. */
+static void gw__tls_save(gw__tls *tls, gw__tls_ticket *ticket)
+{
+    gw__mem_wipe(ticket, sizeof *ticket);
+    if (gw__tls_look(tls) != GW__TLS_OPEN) return;
+    br_ssl_engine_get_session_parameters(&tls->client.eng, &ticket->parameters);
+    memcpy(ticket->host, tls->host, sizeof ticket->host);
+    ticket->port = tls->port;
+    ticket->trust_generation = tls->trust_generation;
+    ticket->valid_until = tls->valid_until;
+    ticket->filled = ticket->parameters.session_id_len > 0;
+}
+
+static size_t gw__trust_count_pem(const char *text)
+{
+    size_t count = 0;
+    for (text = strstr(text, "-----BEGIN "); text; text = strstr(text + 1, "-----BEGIN ")) count++;
+    return count;
+}
+
+/* Upper bound of all that one trust and one connection allocate, without the allocator's own
+ * overhead (an allocation for each anchor, two for the connection). A file's anchors are counted
+ * as the most we take. */
+static size_t gw__tls_memory_needed(const gw__trust_source *source)
+{
+    size_t anchors = GW__TRUST_ANCHORS_MAX;
+    if (source->anchors && source->anchor_count) return sizeof(gw__tls) + sizeof(gw__verifier);
+    if (source->ca_pem) anchors = gw__trust_count_pem(source->ca_pem);
+#ifdef GW_BUNDLED_ROOTS
+    else if (source->memory_only) anchors = GW__COUNT(gw__trust_bundled);
+#else
+    else if (source->memory_only) anchors = 0;
+#endif
+    return sizeof(gw__tls) + sizeof(gw__verifier) + sizeof(gw__trust_loader) +
+           anchors * (sizeof(gw__anchor) + GW__TRUST_NAME_MAX + BR_X509_BUFSIZE_KEY);
+}
+
 
 /* ==========================================================================
  * >> room: http -- one small request and its answer (RFC 9110, RFC 9112), on bytes.
@@ -2306,6 +4143,392 @@ static int gw__http_write_upgrade(gw__buf *out, const gw__url *url, const char *
                                              "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n", key);
     return gw__http_write_request(out, url, target, headers);
 }
+/* ==========================================================================
+ * >> room: link -- a URL to a stream of plain bytes: resolve, connect, secure.
+ *    Knows:  the order of those steps, read-ahead, what waits to be sent, deadlines of the way.
+ *    Not:    HTTP, WebSocket, Discord. Also used alone, by /gateway/bot and the probe programs.
+ * ========================================================================== */
+
+#define GW__LINK_STATES(X)                                                                      \
+    X(RESOLVING,  15000, "no answer from DNS")                                                  \
+    X(CONNECTING, 30000, "no answer to the TCP connect: a firewall?")                           \
+    X(SECURING,   20000, "the TLS handshake stopped: the peer is silent")                       \
+    X(OPEN,       0,     "")     /* guarded by who uses the link */                             \
+    X(ENDED,      0,     "")     /* link->fault says why */
+
+typedef enum gw__link_state {
+#define GW__LINK_STATE(name, timeout_ms, text) GW__LINK_##name,
+    GW__LINK_STATES(GW__LINK_STATE)
+#undef GW__LINK_STATE
+    GW__LINK_STATE_COUNT
+} gw__link_state;
+
+#define GW__READ_AHEAD_BYTES 32768u     /* one recv() brings many records */
+#define GW__READ_AHEAD_SMALL 2048u      /* ... out of a fixed block */
+#define GW__LINK_OUT_MAX (64u * 1024u * 1024u)
+#define GW__HANDSHAKE_SLICE 512u        /* so that one step holds one public-key operation or two */
+
+typedef struct gw__link {
+    gw__net *net;
+    gw__link_state state;
+    uint64_t deadline_ms;
+    gw__url url;
+    gw__dns dns;
+    gw__tcp tcp;
+    gw__tls *tls;
+    gw__buf wire;               /* received, not yet fed to TLS; without TLS the plain bytes themselves */
+    gw__buf out;                /* plain bytes that wait to be sent */
+    gw__fault fault;
+    uint32_t readable;          /* 1: a read may bring something; 0: it would block */
+    uint32_t peer_ended;        /* the peer sends no more */
+    uint32_t held;              /* not to be read for now */
+    uint64_t bytes_in, bytes_out;
+} gw__link;
+
+typedef struct gw__trust_clock {    /* what verification needs to know of time */
+    uint64_t unix_time;
+    uint32_t is_floor;              /* the time is only known to be at least this */
+} gw__trust_clock;
+
+static uint32_t gw__link_timeout_ms(gw__link_state state)
+{
+#define GW__LINK_STATE(name, timeout_ms, text) timeout_ms,
+    static const uint32_t timeouts[] = { GW__LINK_STATES(GW__LINK_STATE) 0 };
+#undef GW__LINK_STATE
+    return timeouts[state];
+}
+
+static void gw__link_enter(gw__link *link, gw__link_state next, uint64_t now_ms)
+{
+    uint32_t timeout_ms = gw__link_timeout_ms(next);
+    link->state = next;
+    link->deadline_ms = timeout_ms ? now_ms + timeout_ms : GW__NEVER;
+}
+
+static void gw__link_init(gw__link *link, gw__net *net)
+{
+    memset(link, 0, sizeof *link);
+    link->net = net;
+    link->state = GW__LINK_ENDED;
+    link->deadline_ms = GW__NEVER;
+    gw__tcp_init(&link->tcp);
+    gw__buf_init(&link->wire, net->mem, GW__READ_AHEAD_BYTES);
+    gw__buf_init(&link->out, net->mem, GW__LINK_OUT_MAX);
+}
+
+/* Frees all that the connection held; what was not sent is lost. */
+static void gw__link_drop(gw__link *link)
+{
+    gw__dns_cancel(&link->dns);
+    gw__tcp_close(&link->tcp, link->net);
+    gw__tls_free(link->tls);
+    link->tls = NULL;
+    gw__buf_free(&link->wire);
+    gw__buf_free(&link->out);
+    link->readable = 0;
+    link->state = GW__LINK_ENDED;
+    link->deadline_ms = GW__NEVER;
+}
+
+static void gw__link_open(gw__link *link, const gw__url *url, uint64_t tag, uint64_t now_ms)
+{
+    gw__link_drop(link);
+    memset(&link->fault, 0, sizeof link->fault);
+    link->url = *url;
+    link->peer_ended = link->held = 0;
+    gw__tcp_init(&link->tcp);
+    link->tcp.tag = tag;
+    gw__dns_begin(&link->dns);
+    gw__link_enter(link, GW__LINK_RESOLVING, now_ms);
+}
+
+static gw__link_state gw__link_fail(gw__link *link, uint64_t now_ms)
+{
+    gw__link_enter(link, GW__LINK_ENDED, now_ms);
+    return link->state;
+}
+
+/* ---- bytes ---- */
+
+/* Sends what waits; stops where the socket is full. 0: the connection is gone. */
+static int gw__link_write_wire(gw__link *link, const uint8_t *bytes, size_t len, size_t *sent)
+{
+    int32_t put = gw__tcp_write(&link->tcp, link->net, bytes, len);
+    *sent = put > 0 ? (size_t)put : 0;
+    link->bytes_out += *sent;
+    if (put >= 0) return 1;
+    link->peer_ended = 1;                       /* what came before is still read; then the fault is told */
+    gw__fault_set(&link->fault, GW_REASON_LOST, 0, "connection to %s lost while sending: %s", link->url.host,
+                  gw__sys_error_text(put == GW__IO_FAILED ? link->tcp.error : EPIPE));
+    return 0;
+}
+
+/* Moves plain bytes into TLS records as far as the engine takes them. */
+static void gw__link_encrypt(gw__link *link)
+{
+    size_t cap, part;
+    uint8_t *room;
+    while (gw__buf_len(&link->out) && (room = gw__tls_plain_out(link->tls, &cap)) != NULL) {
+        part = GW__MIN(cap, gw__buf_len(&link->out));
+        memcpy(room, gw__buf_data(&link->out), part);
+        gw__buf_consume(&link->out, part);
+        gw__tls_plain_out_done(link->tls, part);
+    }
+}
+
+static int gw__link_flush(gw__link *link)
+{
+    size_t len, sent;
+    uint8_t *bytes;
+    if (link->state != GW__LINK_SECURING && link->state != GW__LINK_OPEN) return 1;
+    for (;;) {
+        if (link->tls) {
+            if (link->state == GW__LINK_OPEN) gw__link_encrypt(link);
+            bytes = gw__tls_wire_out(link->tls, &len);
+        } else {
+            bytes = gw__buf_data(&link->out);
+            len = gw__buf_len(&link->out);
+        }
+        if (!bytes || len == 0) break;
+        if (!gw__link_write_wire(link, bytes, len, &sent)) return 0;
+        if (sent == 0) return 1;                /* full: the poller tells when there is room */
+        if (link->tls) gw__tls_wire_out_done(link->tls, sent);
+        else gw__buf_consume(&link->out, sent);
+    }
+    gw__buf_shrink(&link->out, 0);              /* an idle connection keeps no buffer */
+    return 1;
+}
+
+static int gw__link_wants_write(gw__link *link)
+{
+    size_t len;
+    if (link->state == GW__LINK_CONNECTING) return 1;
+    if (link->state != GW__LINK_SECURING && link->state != GW__LINK_OPEN) return 0;
+    if (gw__buf_len(&link->out) && link->state == GW__LINK_OPEN) return 1;
+    return link->tls && gw__tls_wire_out(link->tls, &len) != NULL;
+}
+
+static int gw__link_room(const gw__link *link, size_t *bytes)
+{
+    *bytes = link->net->mem->block ? GW__READ_AHEAD_SMALL : GW__READ_AHEAD_BYTES;
+    return gw__buf_len(&link->wire) < *bytes;
+}
+
+/* One recv() into the read-ahead. */
+static void gw__link_receive(gw__link *link)
+{
+    size_t ahead;
+    int32_t got;
+    if (!link->readable || link->peer_ended || !gw__link_room(link, &ahead)) return;
+    if (gw__buf_len(&link->wire)) return;       /* first use what is there */
+    if (!gw__buf_reserve(&link->wire, ahead)) {
+        gw__fault_set(&link->fault, GW_REASON_MEMORY, 0, "no memory for %u bytes to receive into", (unsigned)ahead);
+        link->peer_ended = 1;
+        return;
+    }
+    got = gw__tcp_read(&link->tcp, link->net, link->wire.bytes + link->wire.end, ahead);
+    if (got > 0) {
+        link->wire.end += (size_t)got;
+        link->bytes_in += (uint64_t)got;
+        return;
+    }
+    if (got == GW__IO_AGAIN) {
+        link->readable = 0;
+        gw__buf_shrink(&link->wire, 0);         /* idle: the buffer goes back */
+        return;
+    }
+    link->peer_ended = 1;
+    if (got == GW__IO_FAILED)
+        gw__fault_set(&link->fault, GW_REASON_LOST, 0, "connection to %s lost: %s", link->url.host,
+                      gw__sys_error_text(link->tcp.error));
+}
+
+/* Feeds received bytes to TLS, at most `most`; it takes none while plain bytes wait to be read. */
+static void gw__link_decrypt(gw__link *link, size_t most)
+{
+    size_t cap, part;
+    uint8_t *room;
+    while (most && gw__buf_len(&link->wire) && (room = gw__tls_wire_in(link->tls, &cap)) != NULL) {
+        part = GW__MIN(GW__MIN(cap, most), gw__buf_len(&link->wire));
+        memcpy(room, gw__buf_data(&link->wire), part);
+        gw__buf_consume(&link->wire, part);
+        gw__tls_wire_in_done(link->tls, part);
+        most -= part;
+    }
+}
+
+static void gw__link_on_end(gw__link *link, uint64_t now_ms)
+{
+    if (link->tls && gw__tls_look(link->tls) == GW__TLS_FAILED) {
+        const gw__fault *fault = gw__tls_fault(link->tls);
+        gw__fault_set(&link->fault, fault->reason, fault->code, "%s", fault->text);
+    }
+    gw__fault_set(&link->fault, GW_REASON_LOST, 0, "%s closed the connection without a word", link->url.host);
+    gw__link_fail(link, now_ms);
+}
+
+/* Plain bytes that are there now; NULL: none. They stay where they are until gw__link_take(). */
+static const uint8_t *gw__link_peek(gw__link *link, size_t *len, uint64_t now_ms)
+{
+    const uint8_t *bytes;
+    *len = 0;
+    if (link->state != GW__LINK_OPEN || link->held) return NULL;
+    if (!link->tls) {
+        gw__link_receive(link);
+        *len = gw__buf_len(&link->wire);
+        if (*len == 0 && link->peer_ended) gw__link_on_end(link, now_ms);
+        return *len ? gw__buf_data(&link->wire) : NULL;
+    }
+    for (;;) {
+        if ((bytes = gw__tls_plain_in(link->tls, len)) != NULL) return bytes;
+        gw__link_receive(link);
+        if (gw__buf_len(&link->wire) == 0 || gw__tls_look(link->tls) != GW__TLS_OPEN) break;
+        gw__link_decrypt(link, SIZE_MAX);
+    }
+    if (link->peer_ended && gw__buf_len(&link->wire) == 0) gw__tls_wire_end(link->tls);
+    if (gw__tls_look(link->tls) != GW__TLS_OPEN) gw__link_on_end(link, now_ms);
+    return NULL;
+}
+
+static void gw__link_take(gw__link *link, size_t len)
+{
+    if (link->tls) gw__tls_plain_in_done(link->tls, len);
+    else gw__buf_consume(&link->wire, len);
+}
+
+/* ---- the way up ---- */
+static gw__link_state gw__link_secure(gw__link *link, uint64_t now_ms)
+{
+    if (link->tls == NULL) {
+        gw__link_enter(link, GW__LINK_OPEN, now_ms);
+        return link->state;
+    }
+    if (!gw__link_flush(link)) return gw__link_fail(link, now_ms);
+    gw__link_receive(link);
+    gw__link_decrypt(link, GW__HANDSHAKE_SLICE);
+    if (link->peer_ended && gw__buf_len(&link->wire) == 0) gw__tls_wire_end(link->tls);
+    switch (gw__tls_look(link->tls)) {
+    case GW__TLS_HANDSHAKE: break;
+    case GW__TLS_OPEN: gw__link_enter(link, GW__LINK_OPEN, now_ms); break;
+    case GW__TLS_ENDED: case GW__TLS_FAILED:
+        gw__link_flush(link);                   /* our alert tells the peer why */
+        gw__link_on_end(link, now_ms);
+        break;
+    }
+    if (link->state != GW__LINK_ENDED && !gw__link_flush(link)) return gw__link_fail(link, now_ms);
+    return link->state;
+}
+
+/* Prepares TLS before the first byte, so that no peer waits for us to read certificates. */
+static int gw__link_begin_tls(gw__link *link, gw__trust *trust, const gw__trust_clock *clock, const gw__tls_ticket *ticket)
+{
+    uint8_t seed[32];
+    if (!link->url.secure) return 1;
+    if (!gw__trust_refresh(trust, &link->fault)) return 0;
+    if (trust->warning[0]) gw__log(link->net->logger, GW_LOG_WARN, GW_ALL, "%s", trust->warning);
+    if (!gw__net_random(link->net, seed, sizeof seed)) {
+        gw__fault_set(&link->fault, GW_REASON_TLS_OTHER, 0, "TLS: neither config.random nor the system gives random bytes");
+        return 0;
+    }
+    link->tls = gw__tls_new(link->net->mem, trust, link->url.host, link->url.port, clock->unix_time, clock->is_floor, seed,
+                            ticket, &link->fault);
+    gw__mem_wipe(seed, sizeof seed);
+    return link->tls != NULL;
+}
+
+static gw__link_state gw__link_on_resolving(gw__link *link, uint64_t now_ms)
+{
+    if (link->net->transport) {
+        if (gw__tcp_open_stream(&link->tcp, link->net, link->url.host, link->url.port, &link->fault) == GW__TCP_FAILED)
+            return gw__link_fail(link, now_ms);
+        gw__link_enter(link, GW__LINK_SECURING, now_ms);
+        return link->state;
+    }
+    switch (gw__dns_look(&link->dns, link->net, link->url.host, now_ms, &link->fault)) {
+    case GW__DNS_WAITING: break;
+    case GW__DNS_FAILED: return gw__link_fail(link, now_ms);
+    case GW__DNS_DONE: gw__link_enter(link, GW__LINK_CONNECTING, now_ms); break;
+    }
+    return link->state;
+}
+
+static gw__link_state gw__link_on_connecting(gw__link *link, uint64_t now_ms)
+{
+    switch (gw__tcp_dial(&link->tcp, link->net, &link->dns, link->url.host, link->url.port, now_ms, &link->fault)) {
+    case GW__TCP_WAITING: break;
+    case GW__TCP_FAILED: return gw__link_fail(link, now_ms);
+    case GW__TCP_DONE: gw__link_enter(link, GW__LINK_SECURING, now_ms); break;
+    }
+    return link->state;
+}
+
+/* One step on the way to OPEN; each holds little work. */
+static gw__link_state gw__link_step(gw__link *link, gw__trust *trust, const gw__trust_clock *clock,
+                                    const gw__tls_ticket *ticket, uint64_t now_ms)
+{
+    switch (link->state) {
+    case GW__LINK_RESOLVING:  return gw__link_on_resolving(link, now_ms);
+    case GW__LINK_CONNECTING: return gw__link_on_connecting(link, now_ms);
+    case GW__LINK_SECURING:
+        if (link->url.secure && !link->tls && !gw__link_begin_tls(link, trust, clock, ticket))
+            return gw__link_fail(link, now_ms);
+        return gw__link_secure(link, now_ms);
+    case GW__LINK_OPEN: case GW__LINK_ENDED: case GW__LINK_STATE_COUNT: break;
+    }
+    return link->state;
+}
+
+/* The deadline of the way has passed. */
+static void gw__link_expire(gw__link *link, uint64_t now_ms)
+{
+#define GW__LINK_STATE(name, timeout_ms, text) text,
+    static const char *const texts[] = { GW__LINK_STATES(GW__LINK_STATE) "" };
+#undef GW__LINK_STATE
+    gw__fault_set(&link->fault, GW_REASON_TIMEOUT, 0, "%s port %u: %s (%u s)", link->url.host, (unsigned)link->url.port,
+                  texts[link->state], (unsigned)(gw__link_timeout_ms(link->state) / 1000u));
+    gw__link_fail(link, now_ms);
+}
+
+/* When a step is due even if no socket stirs. */
+static uint64_t gw__link_next_ms(const gw__link *link)
+{
+    uint64_t next_ms = link->deadline_ms;
+    if (link->state == GW__LINK_RESOLVING && link->net->resolve && link->dns.ask_again_ms)
+        next_ms = GW__MIN(next_ms, link->dns.ask_again_ms);
+    if (link->state == GW__LINK_CONNECTING) next_ms = GW__MIN(next_ms, link->tcp.deadline_ms);
+    return next_ms;
+}
+
+/* 1: a step would do something now, without a word from the poller. */
+static int gw__link_has_work(gw__link *link)
+{
+    size_t len;
+    if (link->held || link->state == GW__LINK_ENDED) return 0;
+    if (link->readable || link->peer_ended || gw__buf_len(&link->wire)) return 1;
+    return link->tls && gw__tls_plain_in(link->tls, &len) != NULL;
+}
+
+/* Tells the poller what to look for; only changes cost a system call. */
+static void gw__link_watch(gw__link *link)
+{
+    uint32_t want = gw__link_wants_write(link) ? GW__WANT_WRITE : 0;
+    if (!link->held && !link->peer_ended && link->state != GW__LINK_CONNECTING) want |= GW__WANT_READ;
+    gw__tcp_watch(&link->tcp, link->net, link->state == GW__LINK_ENDED ? 0 : want);
+}
+
+/* Says goodbye as far as the socket takes it now, and frees the connection. */
+static void gw__link_close(gw__link *link)
+{
+    if (link->state == GW__LINK_OPEN) {
+        gw__link_flush(link);
+        if (link->tls) {
+            gw__tls_close(link->tls);
+            gw__link_flush(link);
+        }
+    }
+    gw__link_drop(link);
+}
+
 
 /* ==========================================================================
  * >> room: ws -- RFC 6455 frames: bytes in, frames out, and back.
