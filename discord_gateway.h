@@ -6343,5 +6343,3146 @@ static void gw__json_write_null(gw__json_writer *w)
     gw__json_write_raw(w, "null", 4);
 }
 
+/* ==========================================================================
+ * >> room: session -- the Gateway protocol as decisions: what came in, what is to be done.
+ *    Knows:  opcodes, the two sequence numbers, heartbeats, what each end of a connection means,
+ *            what Identify, Resume and Heartbeat look like.
+ *    Not:    sockets, the clock (time comes in), who carries a decision out.
+ * ========================================================================== */
+
+/* Discord docs, "Gateway Opcodes". */
+enum {
+    GW__OP_DISPATCH = 0, GW__OP_HEARTBEAT = 1, GW__OP_IDENTIFY = 2, GW__OP_RESUME = 6, GW__OP_RECONNECT = 7,
+    GW__OP_INVALID_SESSION = 9, GW__OP_HELLO = 10, GW__OP_HEARTBEAT_ACK = 11
+};
+
+#define GW__SESSION_ID_MAX 100u
+#define GW__RESUME_TRIES 3u                 /* Resumes that brought no RESUMED, then Identify */
+#define GW__BACKOFF_CAP_MS 60000u
+#define GW__INTERVAL_MIN_MS 1000u           /* of Hello: a server cannot make us beat all the time ... */
+#define GW__INTERVAL_MAX_MS 600000u         /* ... or never */
+
+/* ---- every end of a connection is one row: reason, detail, next, wait from..to in ms, advice ----
+ * The detail is the close code, the HTTP status, or one of the GW__INVALID_... below; GW__ANY fits every other.
+ * Source: Discord docs, "Gateway Close Event Codes", "Invalid Session", "Reconnect". */
+#define GW__ANY (-1)
+enum { GW__INVALID_FALSE, GW__INVALID_TRUE, GW__INVALID_AFTER_IDENTIFY };
+
+#define GW__ENDINGS(X)                                                                                        \
+    X(CLOSE_CODE, 4000, RESUME,   0, 0, "Discord had an internal error")                                      \
+    X(CLOSE_CODE, 4001, RESUME,   0, 0, "a payload had an opcode or a body that Discord does not know")       \
+    X(CLOSE_CODE, 4002, RESUME,   0, 0, "a payload was invalid, or larger than 4,096 bytes")                  \
+    X(CLOSE_CODE, 4003, IDENTIFY, 0, 0, "the session was not known any more, or something was sent before identifying") \
+    X(CLOSE_CODE, 4004, FATAL,    0, 0, "the bot token is wrong or was reset: get a new one from the Developer Portal") \
+    X(CLOSE_CODE, 4005, RESUME,   0, 0, "Identify was sent twice on one connection")                          \
+    X(CLOSE_CODE, 4006, IDENTIFY, 0, 0, "the session is no longer valid; a new one is started")               \
+    X(CLOSE_CODE, 4007, IDENTIFY, 0, 0, "Resume used a sequence number that Discord rejects; a new session is started") \
+    X(CLOSE_CODE, 4008, RESUME, 60000, 61000, "too many payloads were sent (120 in 60 s)")                    \
+    X(CLOSE_CODE, 4009, IDENTIFY, 0, 0, "the session timed out; a new one is started")                        \
+    X(CLOSE_CODE, 4010, STOP,     0, 0, "the shard id or the shard count is not valid for this bot")          \
+    X(CLOSE_CODE, 4011, FATAL,    0, 0, "the bot is in too many guilds for so few shards: at most 2,500 guilds a shard") \
+    X(CLOSE_CODE, 4012, FATAL,    0, 0, "the Gateway does not know the API version in the URL: update this library") \
+    X(CLOSE_CODE, 4013, FATAL,    0, 0, "config.intents has bits that are not defined")                       \
+    X(CLOSE_CODE, 4014, FATAL,    0, 0, "an intent is privileged: turn it on in the Developer Portal (Bot page), or drop it") \
+    X(CLOSE_CODE, 1000, RESUME,   0, 0, "the server closed the connection")                                   \
+    X(CLOSE_CODE, 1001, RESUME,   0, 0, "the server went away")                                               \
+    X(CLOSE_CODE, GW__ANY, RESUME, 0, 0, "the server, or a proxy on the way, closed the connection")          \
+    X(ASKED,      GW__ANY, RESUME, 0, 0, "Discord asked for a new connection (op 7)")                         \
+    X(INVALID_SESSION, GW__INVALID_TRUE, RESUME, 0, 0, "Discord asked to resume (op 9, true)")                \
+    X(INVALID_SESSION, GW__INVALID_AFTER_IDENTIFY, IDENTIFY, 5000, 6000, "Identify was refused: usually too many at a time with this token") \
+    X(INVALID_SESSION, GW__ANY, IDENTIFY, 1000, 5000, "the session cannot be resumed; a new one is started")  \
+    X(CONFIG,     GW__ANY, FATAL,  0, 0, "mend the config and open a new client")                             \
+    X(SLEPT,      GW__ANY, RESUME, 0, 0, "this machine was suspended")                                        \
+    X(NO_ACK,     GW__ANY, RESUME, 0, 0, "the connection is dead: a heartbeat was not answered")              \
+    X(TIMEOUT,    GW__ANY, RESUME, 0, 0, "is this machine online? https://discordstatus.com tells of outages") \
+    X(PROTOCOL,   GW__ANY, RESUME, 0, 0, "what came in breaks the protocol")                                  \
+    X(BY_CALLER,  GW__ANY, STOP,   0, 0, "by the caller")                                                     \
+    X(NONE,       GW__ANY, RESUME, 0, 0, "")
+
+typedef enum gw__next { GW__NEXT_RESUME, GW__NEXT_IDENTIFY, GW__NEXT_STOP, GW__NEXT_FATAL } gw__next;
+
+typedef struct gw__ending {
+    uint32_t reason;
+    int32_t detail;
+    gw__next next;
+    uint32_t wait_from_ms, wait_to_ms;
+    const char *advice;
+} gw__ending;
+
+/* The first row that fits; the last one fits all. */
+static const gw__ending *gw__ending_of(uint32_t reason, int32_t detail)
+{
+#define GW__ENDING(name, detail_, next_, from_ms, to_ms, text) \
+    { GW_REASON_##name, detail_, GW__NEXT_##next_, from_ms, to_ms, text },
+    static const gw__ending rows[] = { GW__ENDINGS(GW__ENDING) };
+#undef GW__ENDING
+    const gw__ending *row = rows;
+    while (row->reason != GW_REASON_NONE &&
+           (row->reason != reason || (row->detail != detail && row->detail != GW__ANY))) row++;
+    return row;
+}
+
+/* ---- one session, and the connection that carries it ---- */
+typedef struct gw__session {
+    uint32_t number;                    /* grows with each new session of the shard */
+    char id[GW__SESSION_ID_MAX];        /* "": none, so the next handshake is an Identify */
+    gw__url resume_url;
+    uint64_t received_seq, taken_seq;   /* the last one that came in; that the caller has taken */
+    uint32_t has_received, has_taken;
+    uint32_t resumes_unanswered;        /* Resumes sent since the last RESUMED */
+    uint32_t attempts;                  /* connections tried since the last READY or RESUMED */
+    uint32_t at_cached_url;             /* a connect to the resume host failed: try the other one */
+    /* what belongs to one connection, and is reset with it in one place */
+    uint32_t interval_ms;               /* 0: no Hello yet */
+    uint32_t identified;                /* Identify was sent on this connection */
+    uint32_t replaying;                 /* between Resume and RESUMED */
+    uint32_t beat_unanswered;           /* a regular heartbeat; an asked-for one kills nobody */
+    uint32_t ack_awaited;               /* of any heartbeat, for the latency */
+    uint64_t next_beat_ms;
+    uint64_t suspect_ms;                /* since when the connection may be dead; 0: it is not */
+    uint64_t beat_sent_us;
+    uint64_t heartbeats, acks, latency_us, latency_sum_us;
+} gw__session;
+
+typedef enum gw__act {
+    GW__ACT_NOTHING, GW__ACT_DELIVER, GW__ACT_IDENTIFY, GW__ACT_RESUME, GW__ACT_BEAT, GW__ACT_READY, GW__ACT_RESUMED,
+    GW__ACT_END                         /* the connection; the fault says why */
+} gw__act;
+
+typedef struct gw__payload {            /* one message from the Gateway, read as far as needed */
+    uint64_t op, seq;
+    uint32_t has_op, has_seq;
+    uint32_t type;                      /* of a dispatch */
+    gw_json d;
+} gw__payload;
+
+static int gw__session_can_resume(const gw__session *session)
+{
+    return session->id[0] != 0 && session->has_received && session->resumes_unanswered < GW__RESUME_TRIES;
+}
+
+static void gw__session_begin_connection(gw__session *session)
+{
+    session->interval_ms = 0;
+    session->identified = session->replaying = 0;
+    session->beat_unanswered = session->ack_awaited = 0;
+    session->next_beat_ms = GW__NEVER;
+    session->suspect_ms = 0;
+    session->attempts++;
+}
+
+static void gw__session_forget(gw__session *session)
+{
+    gw__mem_wipe(session->id, sizeof session->id);
+    memset(&session->resume_url, 0, sizeof session->resume_url);
+    session->received_seq = session->taken_seq = 0;
+    session->has_received = session->has_taken = 0;
+    session->resumes_unanswered = 0;
+    session->at_cached_url = 0;
+}
+
+/* READY and RESUMED both mean ready, and only they reset the backoff. */
+static void gw__session_on_ready(gw__session *session)
+{
+    session->resumes_unanswered = session->attempts = session->at_cached_url = 0;
+    session->replaying = 0;
+}
+
+/* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached one takes its place. */
+static void gw__session_take_ready(gw__session *session, const gw_json *d, const gw__url *cached, gw__fault *refused)
+{
+    char text[GW__HOST_MAX + GW__PATH_MAX];
+    size_t len = gw_text(d, "resume_gateway_url", text, sizeof text);
+    memset(&session->resume_url, 0, sizeof session->resume_url);
+    if (gw_text(d, "session_id", session->id, sizeof session->id) >= sizeof session->id) session->id[0] = 0;
+    if (len == 0 || len >= sizeof text)
+        gw__fault_set(refused, GW_REASON_PROTOCOL, 0, "READY brought no usable resume_gateway_url");
+    else if (gw__url_parse(&session->resume_url, text, len, refused) &&
+             gw__url_may_replace(cached, &session->resume_url, refused)) return;
+    session->resume_url = *cached;
+}
+
+static gw__act gw__session_end(gw__fault *fault, uint32_t reason, const char *text)
+{
+    gw__fault_set(fault, reason, 0, "%s", text);
+    return GW__ACT_END;
+}
+
+static gw__act gw__session_on_hello(gw__session *session, const gw_json *d, uint64_t now_ms, uint32_t random, gw__fault *fault)
+{
+    uint64_t interval_ms = gw_u64(d, "heartbeat_interval");
+    if (session->interval_ms) return GW__ACT_NOTHING;           /* a second Hello changes nothing */
+    if (interval_ms == 0) return gw__session_end(fault, GW_REASON_PROTOCOL, "Hello (op 10) has no heartbeat_interval");
+    interval_ms = GW__MAX(GW__INTERVAL_MIN_MS, GW__MIN(interval_ms, GW__INTERVAL_MAX_MS));
+    session->interval_ms = (uint32_t)interval_ms;
+    session->next_beat_ms = now_ms + interval_ms * random / UINT32_MAX;     /* jitter in [0,1] */
+    session->at_cached_url = 0;                                 /* the host answers */
+    return gw__session_can_resume(session) ? GW__ACT_RESUME : GW__ACT_IDENTIFY;
+}
+
+static gw__act gw__session_on_ack(gw__session *session, uint64_t now_us)
+{
+    session->beat_unanswered = 0;
+    session->suspect_ms = 0;
+    if (!session->ack_awaited) return GW__ACT_NOTHING;          /* one that nobody waits for says nothing of latency */
+    session->ack_awaited = 0;
+    session->acks++;
+    session->latency_us = now_us - session->beat_sent_us;
+    session->latency_sum_us += session->latency_us;
+    return GW__ACT_NOTHING;
+}
+
+static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *payload)
+{
+    if (payload->has_seq && (!session->has_received || payload->seq > session->received_seq || payload->type == GW_READY)) {
+        session->received_seq = payload->seq;
+        session->has_received = 1;
+    }
+    if (payload->type == GW_READY) return GW__ACT_READY;
+    if (payload->type == GW_RESUMED) return GW__ACT_RESUMED;
+    return GW__ACT_DELIVER;
+}
+
+static gw__act gw__session_on_invalid(gw__session *session, const gw_json *d, gw__fault *fault, int32_t *detail)
+{
+    *detail = gw_true(d, NULL) ? GW__INVALID_TRUE : session->identified ? GW__INVALID_AFTER_IDENTIFY : GW__INVALID_FALSE;
+    return gw__session_end(fault, GW_REASON_INVALID_SESSION, "Discord says that the session is invalid (op 9)");
+}
+
+/* The one dispatcher by opcode; every opcode is legal in every state. */
+static gw__act gw__session_on_payload(gw__session *session, const gw__payload *payload, uint64_t now_us, uint32_t random,
+                                      gw__fault *fault, int32_t *detail)
+{
+    if (!payload->has_op) return gw__session_end(fault, GW_REASON_PROTOCOL, "a payload has no op");
+    switch (payload->op) {
+    case GW__OP_DISPATCH:        return gw__session_on_dispatch(session, payload);
+    case GW__OP_HEARTBEAT:       return GW__ACT_BEAT;
+    case GW__OP_RECONNECT:       return gw__session_end(fault, GW_REASON_ASKED, "the server asked to reconnect");
+    case GW__OP_INVALID_SESSION: return gw__session_on_invalid(session, &payload->d, fault, detail);
+    case GW__OP_HELLO:           return gw__session_on_hello(session, &payload->d, now_us / 1000u, random, fault);
+    case GW__OP_HEARTBEAT_ACK:   return gw__session_on_ack(session, now_us);
+    default:                     return GW__ACT_NOTHING;        /* what Discord adds tomorrow is no error */
+    }
+}
+
+/* A regular heartbeat is due. `drained`: the socket was read until it would block, so that an answer would have been
+ * seen. Then an unanswered beat means a dead connection (Discord docs, "Sending Heartbeats"); else we only suspect. */
+static gw__act gw__session_on_beat_due(gw__session *session, int drained, uint64_t now_ms, gw__fault *fault)
+{
+    if (session->beat_unanswered && drained)
+        return gw__session_end(fault, GW_REASON_NO_ACK, "no answer to the last heartbeat when the next was due");
+    if (session->beat_unanswered && session->suspect_ms == 0) session->suspect_ms = session->next_beat_ms;
+    session->next_beat_ms += session->interval_ms;
+    if (session->next_beat_ms <= now_ms) session->next_beat_ms = now_ms + session->interval_ms;
+    session->beat_unanswered = 1;
+    return GW__ACT_BEAT;
+}
+
+/* Asked before a shard sleeps: is one that was suspected dead by now? */
+static gw__act gw__session_on_suspicion(const gw__session *session, int drained, gw__fault *fault)
+{
+    if (session->suspect_ms == 0 || !drained) return GW__ACT_NOTHING;
+    return gw__session_end(fault, GW_REASON_NO_ACK, "a heartbeat was not answered, and all that had come was read");
+}
+
+static void gw__session_beat_sent(gw__session *session, uint64_t now_us)
+{
+    session->heartbeats++;
+    if (session->ack_awaited) return;       /* the older one is answered first */
+    session->ack_awaited = 1;
+    session->beat_sent_us = now_us;
+}
+
+/* What comes next, and after how long. Resume at once, then 1, 2, 4 ... 60 s with full jitter. */
+static gw__next gw__session_after(gw__session *session, const gw__ending *ending, uint32_t random, uint32_t *wait_ms)
+{
+    uint32_t n = GW__MIN(session->attempts, 7u), cap_ms = n ? GW__MIN(500u << n, GW__BACKOFF_CAP_MS) : 0;
+    uint32_t spread_ms = ending->wait_to_ms - ending->wait_from_ms;
+    uint32_t row_ms = ending->wait_from_ms + (uint32_t)((uint64_t)spread_ms * random / UINT32_MAX);
+    *wait_ms = GW__MAX(row_ms, (uint32_t)((uint64_t)cap_ms * random / UINT32_MAX));
+    if (ending->next == GW__NEXT_RESUME && !gw__session_can_resume(session)) return GW__NEXT_IDENTIFY;
+    return ending->next;
+}
+
+/* Where to connect. Identify goes to the cached URL; a Resume to the session's own, and to the cached one every other
+ * time that a connect failed. */
+static const gw__url *gw__session_url(const gw__session *session, const gw__url *cached)
+{
+    if (!gw__session_can_resume(session) || session->at_cached_url || !session->resume_url.host[0]) return cached;
+    return &session->resume_url;
+}
+
+/* ---- what we say ---- */
+typedef struct gw__identity {               /* of the bot, the same for all shards */
+    const char *token;
+    uint32_t intents, large_threshold;
+    int32_t shard_total;                    /* 0: unsharded */
+    const char *presence;                   /* JSON, or NULL */
+} gw__identity;
+
+static void gw__json_write_property(gw__json_writer *writer, const char *key, const char *text)
+{
+    gw__json_write_key(writer, key);
+    gw__json_write_text(writer, text, strlen(text));
+}
+
+static void gw__json_write_number(gw__json_writer *writer, const char *key, uint64_t value)
+{
+    gw__json_write_key(writer, key);
+    gw__json_write_u64(writer, value);
+}
+
+static void gw__payload_begin(gw__json_writer *writer, gw__buf *out, uint32_t op)
+{
+    gw__json_write_begin(writer, out);
+    gw__json_write_open(writer, '{');
+    gw__json_write_number(writer, "op", op);
+    gw__json_write_key(writer, "d");
+}
+
+static int gw__payload_end(gw__json_writer *writer)
+{
+    gw__json_write_close(writer, '}');
+    return !writer->failed;
+}
+
+/* Discord docs, "Identify". */
+static int gw__session_write_identify(gw__buf *out, const gw__identity *identity, int32_t shard)
+{
+    gw__json_writer writer;
+    gw__payload_begin(&writer, out, GW__OP_IDENTIFY);
+    gw__json_write_open(&writer, '{');
+    gw__json_write_property(&writer, "token", identity->token);
+    gw__json_write_number(&writer, "intents", identity->intents);
+    gw__json_write_key(&writer, "properties");
+    gw__json_write_open(&writer, '{');
+    gw__json_write_property(&writer, "os", gw__sys_name());
+    gw__json_write_property(&writer, "browser", "discord_gateway.h");
+    gw__json_write_property(&writer, "device", "discord_gateway.h");
+    gw__json_write_close(&writer, '}');
+    if (identity->large_threshold) gw__json_write_number(&writer, "large_threshold", identity->large_threshold);
+    if (identity->shard_total) {
+        gw__json_write_key(&writer, "shard");           /* the key is singular */
+        gw__json_write_open(&writer, '[');
+        gw__json_write_i64(&writer, shard);
+        gw__json_write_i64(&writer, identity->shard_total);
+        gw__json_write_close(&writer, ']');
+    }
+    if (identity->presence) {
+        gw__json_write_key(&writer, "presence");
+        gw__json_write_raw(&writer, identity->presence, strlen(identity->presence));
+    }
+    gw__json_write_close(&writer, '}');
+    return gw__payload_end(&writer);
+}
+
+/* Discord docs, "Resume": the key is seq, not s. */
+static int gw__session_write_resume(gw__buf *out, const gw__session *session, const char *token)
+{
+    gw__json_writer writer;
+    gw__payload_begin(&writer, out, GW__OP_RESUME);
+    gw__json_write_open(&writer, '{');
+    gw__json_write_property(&writer, "token", token);
+    gw__json_write_property(&writer, "session_id", session->id);
+    gw__json_write_number(&writer, "seq", session->received_seq);
+    gw__json_write_close(&writer, '}');
+    return gw__payload_end(&writer);
+}
+
+static int gw__session_write_heartbeat(gw__buf *out, const gw__session *session)
+{
+    gw__json_writer writer;
+    gw__payload_begin(&writer, out, GW__OP_HEARTBEAT);
+    if (session->has_received) gw__json_write_u64(&writer, session->received_seq);
+    else gw__json_write_null(&writer);
+    return gw__payload_end(&writer);
+}
+
+/* ---- presence, as Identify and op 3 carry it (Discord docs, "Update Presence") ---- */
+static int gw__presence_status_is_known(const char *status)
+{
+    static const char *const known[] = { "online", "dnd", "idle", "invisible", "offline" };
+    size_t i;
+    for (i = 0; i < GW__COUNT(known); i++) if (strcmp(status, known[i]) == 0) return 1;
+    return 0;
+}
+
+/* NULL: it may be sent; else what is wrong with it. */
+static const char *gw__presence_fault(const gw_presence *presence)
+{
+    uint32_t i;
+    if (presence->status && !gw__presence_status_is_known(presence->status))
+        return "presence.status is none of online, dnd, idle, invisible, offline";
+    if (presence->activity_count && !presence->activities) return "presence.activities is NULL, activity_count is not 0";
+    for (i = 0; i < presence->activity_count; i++) {
+        const gw_activity *activity = &presence->activities[i];
+        if (!activity->name || !activity->name[0]) return "an activity has no name";
+        if (!gw__utf8_is(activity->name, strlen(activity->name))) return "an activity's name is not UTF-8";
+        if (activity->state && !gw__utf8_is(activity->state, strlen(activity->state))) return "an activity's state is not UTF-8";
+        if (activity->url && !gw__utf8_is(activity->url, strlen(activity->url))) return "an activity's url is not UTF-8";
+        if (activity->type > 5) return "an activity's type is none of 0 to 5";
+    }
+    return NULL;
+}
+
+static void gw__presence_write(gw__json_writer *writer, const gw_presence *presence)
+{
+    uint32_t i;
+    gw__json_write_open(writer, '{');
+    gw__json_write_key(writer, "since");
+    if (presence->since_ms) gw__json_write_u64(writer, presence->since_ms);
+    else gw__json_write_null(writer);
+    gw__json_write_key(writer, "activities");
+    gw__json_write_open(writer, '[');
+    for (i = 0; i < presence->activity_count; i++) {
+        const gw_activity *activity = &presence->activities[i];
+        gw__json_write_open(writer, '{');
+        gw__json_write_property(writer, "name", activity->name);
+        gw__json_write_number(writer, "type", activity->type);
+        if (activity->url) gw__json_write_property(writer, "url", activity->url);
+        if (activity->state) gw__json_write_property(writer, "state", activity->state);
+        gw__json_write_close(writer, '}');
+    }
+    gw__json_write_close(writer, ']');
+    gw__json_write_property(writer, "status", presence->status ? presence->status : "online");
+    gw__json_write_key(writer, "afk");
+    gw__json_write_true(writer, presence->afk != 0);
+    gw__json_write_close(writer, '}');
+}
+
+/* ==========================================================================
+ * >> room: send -- per shard: what waits to be sent, and when it may leave.
+ *    Knows:  120 payloads in 60 s as a sliding window, the reserve for heartbeats, the queue, ages.
+ *    Not:    what a command means; how it gets onto the wire.
+ * ========================================================================== */
+
+#define GW__SEND_WINDOW_MS 60000u
+#define GW__SEND_TOTAL 120u             /* payloads in a window, heartbeats and handshake included */
+#define GW__SEND_SHARE_MIN 110u         /* of them the caller's, however fast the heart beats */
+#define GW__SEND_BYTES_MAX 4096u
+
+typedef struct gw__send_item {
+    gw_ticket ticket;
+    uint32_t len;
+    uint64_t queued_ms;
+    uint8_t *bytes;                     /* the whole payload, as JSON */
+} gw__send_item;
+
+typedef struct gw__send {
+    gw__mem *mem;
+    gw__send_item *items;               /* a ring of `cap` places */
+    uint32_t first, count, cap;
+    uint32_t max_age_ms;
+    uint64_t sent_ms[GW__SEND_TOTAL];   /* a ring: when the last payloads left on this connection */
+    uint8_t by_caller[GW__SEND_TOTAL];
+    uint32_t sent_first, sent_count, caller_count;
+    uint64_t sends, dropped;
+} gw__send;
+
+static void gw__send_init(gw__send *send, gw__mem *mem, uint32_t cap, uint32_t max_age_ms)
+{
+    memset(send, 0, sizeof *send);
+    send->mem = mem;
+    send->cap = cap;
+    send->max_age_ms = max_age_ms;
+}
+
+/* A new connection starts with a fresh budget; the queue outlives it. */
+static void gw__send_begin_connection(gw__send *send)
+{
+    send->sent_first = send->sent_count = send->caller_count = 0;
+}
+
+/* The caller's share of a window: all but the heartbeats that fall into it, and one to spare. */
+static uint32_t gw__send_share(uint32_t interval_ms)
+{
+    uint32_t beats = interval_ms ? (GW__SEND_WINDOW_MS + interval_ms - 1) / interval_ms : GW__SEND_TOTAL;
+    uint32_t reserve = GW__MAX(beats, 1u) + 1;
+    return reserve > GW__SEND_TOTAL - GW__SEND_SHARE_MIN ? GW__SEND_SHARE_MIN : GW__SEND_TOTAL - reserve;
+}
+
+static void gw__send_forget_old(gw__send *send, uint64_t now_ms)
+{
+    while (send->sent_count && send->sent_ms[send->sent_first] + GW__SEND_WINDOW_MS <= now_ms) {
+        send->caller_count -= send->by_caller[send->sent_first];
+        send->sent_first = (send->sent_first + 1) % GW__SEND_TOTAL;
+        send->sent_count--;
+    }
+}
+
+static int gw__send_may_leave(gw__send *send, int by_caller, uint32_t interval_ms, uint64_t now_ms)
+{
+    gw__send_forget_old(send, now_ms);
+    if (send->sent_count == GW__SEND_TOTAL) return 0;
+    return !by_caller || send->caller_count < gw__send_share(interval_ms);
+}
+
+/* The permit is taken before the payload is written. */
+static void gw__send_count(gw__send *send, int by_caller, uint64_t now_ms)
+{
+    uint32_t slot = (send->sent_first + send->sent_count) % GW__SEND_TOTAL;
+    GW_ASSERT(send->sent_count < GW__SEND_TOTAL);
+    send->sent_ms[slot] = now_ms;
+    send->by_caller[slot] = by_caller ? 1 : 0;
+    send->sent_count++;
+    send->caller_count += by_caller ? 1u : 0u;
+    send->sends++;
+}
+
+/* When the next place for a caller's payload comes free; now_ms if there is one. */
+static uint64_t gw__send_free_ms(gw__send *send, uint32_t interval_ms, uint64_t now_ms)
+{
+    if (gw__send_may_leave(send, 1, interval_ms, now_ms)) return now_ms;
+    return send->sent_ms[send->sent_first] + GW__SEND_WINDOW_MS;
+}
+
+static int gw__send_push(gw__send *send, gw_ticket ticket, const void *bytes, uint32_t len, uint64_t now_ms)
+{
+    gw__send_item *item;
+    if (send->count == send->cap) return GW_ERROR_QUEUE_FULL;
+    if (!send->items) send->items = (gw__send_item *)gw__mem_new(send->mem, send->cap * sizeof *send->items);
+    if (!send->items) return GW_ERROR_NO_MEMORY;
+    item = &send->items[(send->first + send->count) % send->cap];
+    item->bytes = (uint8_t *)gw__mem_new(send->mem, len);
+    if (!item->bytes) return GW_ERROR_NO_MEMORY;
+    memcpy(item->bytes, bytes, len);
+    item->len = len;
+    item->ticket = ticket;
+    item->queued_ms = now_ms;
+    send->count++;
+    return GW_OK;
+}
+
+static gw__send_item *gw__send_front(gw__send *send)
+{
+    return send->count ? &send->items[send->first] : NULL;
+}
+
+static void gw__send_pop(gw__send *send)
+{
+    gw__send_item *item = &send->items[send->first];
+    gw__mem_wipe(item->bytes, item->len);
+    gw__mem_free(send->mem, item->bytes, item->len);
+    send->first = (send->first + 1) % send->cap;
+    send->count--;
+}
+
+static int gw__send_is_too_old(const gw__send *send, const gw__send_item *item, uint64_t now_ms)
+{
+    return now_ms - item->queued_ms >= send->max_age_ms;
+}
+
+static void gw__send_free(gw__send *send)
+{
+    while (send->count) gw__send_pop(send);
+    gw__mem_free(send->mem, send->items, send->cap * sizeof *send->items);
+    send->items = NULL;
+}
+
+/* ==========================================================================
+ * >> room: gate -- per token: who may identify, and when.
+ *    Knows:  buckets by max_concurrency, session_start_limit, what was spent, the caller's gate hook.
+ *    Not:    shards, connections; Resumes need no permit.
+ *    Source: Discord docs, "Rate Limiting", "Session Start Limit Object", "max_concurrency".
+ * ========================================================================== */
+
+#define GW__IDENTIFY_EVERY_MS 5500u         /* 5 s by the documents, and half a second to spare */
+#define GW__IDENTIFY_DAY_MS 86400000u
+#define GW__IDENTIFY_DAY_LIMIT 1000u        /* at the limit Discord ends all sessions and resets the token */
+#define GW__CONCURRENCY_MAX 1024u
+
+typedef struct gw__gate {
+    gw__mem *mem;
+    uint32_t concurrency;                   /* buckets; a shard's is its id % concurrency */
+    uint64_t *free_ms;                      /* per bucket: when the next may identify; GW__NEVER: one holds the permit */
+    uint32_t remaining;                     /* Identifies left in this window */
+    uint32_t promised;                      /* permits that are out, not spent yet */
+    uint32_t limit_is_known;                /* the server or the config said so; else we count by ourselves */
+    uint64_t resets_ms;                     /* when the window ends; GW__NEVER: it begins with the next Identify */
+    uint32_t spent;                         /* by us in this window */
+    uint64_t last_unix;                     /* of the last Identify, s: it travels in the session text */
+} gw__gate;
+
+static int gw__gate_init(gw__gate *gate, gw__mem *mem, uint32_t concurrency)
+{
+    memset(gate, 0, sizeof *gate);
+    gate->mem = mem;
+    gate->concurrency = GW__MAX(1u, GW__MIN(concurrency, GW__CONCURRENCY_MAX));
+    gate->remaining = GW__IDENTIFY_DAY_LIMIT;
+    gate->resets_ms = GW__NEVER;
+    gate->free_ms = (uint64_t *)gw__mem_new(mem, gate->concurrency * sizeof *gate->free_ms);
+    return gate->free_ms != NULL;
+}
+
+static void gw__gate_free(gw__gate *gate)
+{
+    gw__mem_free(gate->mem, gate->free_ms, gate->concurrency * sizeof *gate->free_ms);
+    gate->free_ms = NULL;
+}
+
+/* More buckets, as /gateway/bot says; permits that are out stay where they are. */
+static void gw__gate_widen(gw__gate *gate, uint32_t concurrency)
+{
+    uint32_t n = GW__MIN(concurrency, GW__CONCURRENCY_MAX);
+    void *wider;
+    if (n <= gate->concurrency) return;
+    wider = gw__mem_resize(gate->mem, gate->free_ms, gate->concurrency * sizeof *gate->free_ms, n * sizeof *gate->free_ms);
+    if (!wider) return;                     /* fewer buckets are only slower */
+    gate->free_ms = (uint64_t *)wider;
+    memset(gate->free_ms + gate->concurrency, 0, (n - gate->concurrency) * sizeof *gate->free_ms);
+    gate->concurrency = n;
+}
+
+static void gw__gate_limit(gw__gate *gate, uint32_t remaining, uint64_t reset_after_ms, uint64_t now_ms)
+{
+    gate->remaining = remaining;
+    gate->resets_ms = now_ms + reset_after_ms;
+    gate->limit_is_known = 1;
+}
+
+static void gw__gate_refill(gw__gate *gate, uint64_t now_ms)
+{
+    if (now_ms < gate->resets_ms) return;
+    gate->remaining = GW__IDENTIFY_DAY_LIMIT;
+    gate->spent = 0;
+    gate->resets_ms = GW__NEVER;
+}
+
+/* Takes the permit of the shard's bucket. 0: taken; else how long to wait, *held_by_budget tells for what. */
+static uint64_t gw__gate_take(gw__gate *gate, int32_t shard, uint64_t now_ms, int *held_by_budget)
+{
+    uint32_t bucket = (uint32_t)shard % gate->concurrency;
+    uint64_t free_ms = gate->free_ms[bucket];
+    gw__gate_refill(gate, now_ms);
+    *held_by_budget = gate->remaining == 0;
+    if (*held_by_budget) return gate->resets_ms == GW__NEVER ? GW__IDENTIFY_DAY_MS : gate->resets_ms - now_ms;
+    if (gate->remaining <= gate->promised) return 250;
+    if (free_ms == GW__NEVER) return 250;       /* another shard is on its way to identify */
+    if (free_ms > now_ms) return free_ms - now_ms;
+    gate->free_ms[bucket] = GW__NEVER;
+    gate->promised++;
+    return 0;
+}
+
+/* The permit was not used: the connection failed before Identify. */
+static void gw__gate_return(gw__gate *gate, int32_t shard, uint64_t now_ms)
+{
+    gate->free_ms[(uint32_t)shard % gate->concurrency] = now_ms;
+    gate->promised--;
+}
+
+/* After a restart: the last Identify may be a moment ago, of whatever bucket. */
+static void gw__gate_delay(gw__gate *gate, uint64_t until_ms)
+{
+    uint32_t i;
+    for (i = 0; i < gate->concurrency; i++) gate->free_ms[i] = until_ms;
+}
+
+static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint64_t unix_time)
+{
+    gate->last_unix = unix_time;
+    gw__gate_refill(gate, now_ms);
+    gate->free_ms[(uint32_t)shard % gate->concurrency] = now_ms + GW__IDENTIFY_EVERY_MS;
+    if (gate->resets_ms == GW__NEVER) gate->resets_ms = now_ms + GW__IDENTIFY_DAY_MS;   /* the day begins with the first */
+    if (gate->remaining) gate->remaining--;
+    gate->promised--;
+    gate->spent++;
+}
+
+/* ==========================================================================
+ * >> room: shard -- one connection through its states.
+ *    Knows:  the order link, upgrade, Hello, Identify or Resume, live; what is stored of a payload.
+ *    Not:    other shards, the poller, the caller's calls.
+ *    One enum, one function that enters a state: gw__shard_enter().
+ * ========================================================================== */
+
+/* name, deadline in ms, what is said when it passes. Without a deadline: WAITING and GATED get their time when they are
+ * entered, LINKING has the link's own, IDENTIFYING and LIVE are guarded by the ACK rule, STOPPED waits for nobody. */
+#define GW__STATES(X)                                                                               \
+    X(WAITING,     0,     "")                                                                       \
+    X(GATED,       0,     "")                                                                       \
+    X(LINKING,     0,     "")                                                                       \
+    X(UPGRADING,   15000, "the server did not answer the WebSocket upgrade")                        \
+    X(HELLO,       20000, "the server sent no Hello (op 10)")                                       \
+    X(IDENTIFYING, 0,     "")                                                                       \
+    X(RESUMING,    60000, "the server neither resumed the session nor refused")                     \
+    X(LIVE,        0,     "")                                                                       \
+    X(CLOSING,     4000,  "the server did not answer our close frame")                              \
+    X(STOPPED,     0,     "")
+
+typedef enum gw__state {
+#define GW__STATE(name, timeout_ms, text) GW__##name,
+    GW__STATES(GW__STATE)
+#undef GW__STATE
+    GW__STATE_COUNT
+} gw__state;
+
+typedef enum gw__step { GW__STEP_IDLE, GW__STEP_MORE, GW__STEP_EVENT } gw__step;
+
+/* ---- notices: the library's own events on their way to the caller ---- */
+#define GW__NOTICES_MAX 16u
+#define GW__NOTICES_A_STEP 5u           /* what one step of a shard makes at most */
+
+typedef struct gw__notice {
+    gw_event event;
+    char *text;                         /* message, 0, d, 0: one piece of memory */
+    size_t text_bytes;
+} gw__notice;
+
+typedef struct gw__notices {
+    gw__notice ring[GW__NOTICES_MAX];
+    uint32_t first, count;
+} gw__notices;
+
+typedef struct gw__shared {             /* what all shards of a client share */
+    gw__mem mem;
+    gw__logger logger;
+    gw__poller poller;
+    gw__net net;
+    gw__trust trust;
+    gw__tls_ticket tickets[2];          /* of the cached host and of the last resume host */
+    gw__gate gate;
+    gw__identity identity;
+    gw__names names;
+    gw__notices notices;
+    gw__buf scratch;                    /* a payload while it is written */
+    gw__url gateway_url;                /* the cached one; never overwritten by a resume URL */
+    uint32_t has_gateway_url, gateway_url_failures;
+    uint32_t max_payload, shard_count;
+    uint32_t ack_by_hand;
+    uint64_t unwanted[2];               /* one bit a dispatch: gw_want() switched it off */
+    uint64_t unix_time_floor;
+    uint64_t (*unix_time)(void *user);
+    int32_t (*identify_gate)(void *user, int32_t shard, uint32_t bucket);
+    uint64_t user_id, application_id;
+    uint64_t turn_bytes;
+    uint32_t fatal;                     /* a FATAL was said: everything stops */
+    uint32_t connections;               /* made so far; names each in the poller's tags */
+} gw__shared;
+
+typedef struct gw__shard {
+    gw__shared *shared;
+    int32_t id;
+    uint32_t index;                     /* in the client's list */
+    gw__state state;
+    uint64_t deadline_ms;
+    uint32_t wait_ms;                   /* of WAITING and GATED */
+    uint32_t held, has_permit, hold_told, stop_how;
+    uint32_t in_hand;                   /* the caller holds an event of this shard */
+    uint32_t probe_deadline_is_set;
+    uint64_t probe_deadline_ms;         /* gw_recheck() wants an ACK by then */
+    gw__link link;
+    gw__http http;
+    gw__ws ws;
+    uint8_t nonce[16];
+    gw__json_scan scan;
+    gw__buf payload;                    /* d of the message that comes in */
+    uint32_t in_d, dropping, oversize, unwanted, broken;
+    uint64_t message_bytes;
+    gw__session session;
+    gw__send send;
+    gw__fault fault;                    /* why the connection ends */
+    int32_t detail;                     /* ... and which row of GW__ENDINGS */
+    uint16_t own_close;                 /* the code that our close frame carries; 0: no frame */
+    gw_event event;                     /* a dispatch that waits to be taken */
+    uint32_t has_event;
+    uint32_t heap_at, in_ready;         /* places in the client's heap and ready list */
+    uint64_t next_ms;
+    uint64_t events, filtered, skipped, payload_bytes, connects, resumes, identifies, polls_late;
+} gw__shard;
+
+static int gw__notices_have_room(const gw__notices *notices)
+{
+    return notices->count + GW__NOTICES_A_STEP <= GW__NOTICES_MAX;
+}
+
+/* Queues a notice; NULL only if its caller forgot to ask for room. The event's other fields are the caller's to fill. */
+static gw_event *gw__notice_push(gw__shared *shared, uint32_t type, int32_t shard, const char *message, const char *d)
+{
+    gw__notices *notices = &shared->notices;
+    size_t message_bytes = strlen(message) + 1, d_bytes = d ? strlen(d) + 1 : 0;
+    gw__notice *notice;
+    GW_ASSERT(notices->count < GW__NOTICES_MAX);
+    if (notices->count == GW__NOTICES_MAX) return NULL;
+    notice = &notices->ring[(notices->first + notices->count++) % GW__NOTICES_MAX];
+    memset(notice, 0, sizeof *notice);
+    notice->event.type = type;
+    notice->event.shard = shard;
+    notice->event.name = gw_name_of(type);
+    notice->event.message = "";                 /* without memory the event comes without its sentence */
+    notice->text = (char *)gw__mem_new(&shared->mem, message_bytes + d_bytes);
+    if (!notice->text) return &notice->event;
+    notice->text_bytes = message_bytes + d_bytes;
+    memcpy(notice->text, message, message_bytes);
+    if (d) memcpy(notice->text + message_bytes, d, d_bytes);
+    gw__text_redact(notice->text, shared->identity.token);
+    notice->event.message = notice->text;
+    notice->event.d.ptr = d ? notice->text + message_bytes : NULL;
+    notice->event.d.len = d ? d_bytes - 1 : 0;
+    return &notice->event;
+}
+
+static gw__trust_clock gw__shared_clock(gw__shared *shared)
+{
+    gw__trust_clock clock;
+    if (shared->unix_time) {
+        shared->net.in_hook = 1;
+        clock.unix_time = shared->unix_time(shared->net.user);
+        shared->net.in_hook = 0;
+    } else {
+        clock.unix_time = gw__sys_unix_time();
+    }
+    clock.is_floor = clock.unix_time < shared->unix_time_floor;
+    if (clock.is_floor) clock.unix_time = shared->unix_time_floor;
+    return clock;
+}
+
+static uint32_t gw__shared_random(gw__shared *shared)
+{
+    uint32_t value = 0;
+    gw__net_random(&shared->net, &value, sizeof value);
+    return value;
+}
+
+static gw__tls_ticket *gw__shared_ticket(gw__shared *shared, const gw__url *url)
+{
+    return &shared->tickets[strcmp(url->host, shared->gateway_url.host) != 0];
+}
+
+/* ---- states ---- */
+static const char *gw__state_name(gw__state state)
+{
+#define GW__STATE(name, timeout_ms, text) #name,
+    static const char *const names[] = { GW__STATES(GW__STATE) "" };
+#undef GW__STATE
+    return names[state];
+}
+
+static const char *gw__state_timeout_text(gw__state state)
+{
+#define GW__STATE(name, timeout_ms, text) text,
+    static const char *const texts[] = { GW__STATES(GW__STATE) "" };
+#undef GW__STATE
+    return texts[state];
+}
+
+static uint32_t gw__state_timeout_ms(gw__state state)
+{
+#define GW__STATE(name, timeout_ms, text) timeout_ms,
+    static const uint32_t timeouts[] = { GW__STATES(GW__STATE) 0 };
+#undef GW__STATE
+    return timeouts[state];
+}
+
+static uint64_t gw__shard_deadline_ms(const gw__shard *shard, gw__state state, uint64_t now_ms)
+{
+    uint32_t timeout_ms = gw__state_timeout_ms(state);
+    if (state == GW__WAITING || state == GW__GATED) return now_ms + shard->wait_ms;
+    return timeout_ms ? now_ms + timeout_ms : GW__NEVER;
+}
+
+/* gw_hold() stops events; the handshake must be read all the same. */
+static void gw__shard_apply_hold(gw__shard *shard)
+{
+    shard->link.held = shard->held && shard->state >= GW__IDENTIFYING && shard->state <= GW__LIVE;
+}
+
+/* The one place that changes the state. */
+static void gw__shard_enter(gw__shard *shard, gw__state next, uint64_t now_ms, const char *why)
+{
+    gw__log(&shard->shared->logger, GW_LOG_DEBUG, shard->id, "%s -> %s: %s", gw__state_name(shard->state),
+            gw__state_name(next), why);
+    shard->state = next;
+    shard->deadline_ms = gw__shard_deadline_ms(shard, next, now_ms);
+    gw__shard_apply_hold(shard);
+}
+
+/* 1: the WebSocket stands, so payloads and close frames can be sent. */
+static int gw__shard_is_open(const gw__shard *shard)
+{
+    return shard->state >= GW__HELLO && shard->state <= GW__LIVE;
+}
+
+static void gw__shard_init(gw__shard *shard, gw__shared *shared, int32_t id, uint32_t index, uint32_t max_queued,
+                           uint32_t max_queued_ms)
+{
+    shard->shared = shared;
+    shard->id = id;
+    shard->index = index;
+    shard->state = GW__STOPPED;
+    shard->deadline_ms = shard->next_ms = GW__NEVER;
+    shard->session.next_beat_ms = GW__NEVER;
+    gw__link_init(&shard->link, &shared->net);
+    gw__buf_init(&shard->payload, &shared->mem, shared->max_payload);
+    gw__send_init(&shard->send, &shared->mem, max_queued, max_queued_ms);
+}
+
+static void gw__shard_free(gw__shard *shard)
+{
+    gw__link_drop(&shard->link);
+    gw__http_free(&shard->http);
+    gw__buf_free(&shard->payload);
+    gw__send_free(&shard->send);
+    gw__session_forget(&shard->session);
+}
+
+/* ---- sending ---- */
+
+/* One frame into the link's buffer, and as much of it onto the wire as goes now. */
+static int gw__shard_write_frame(gw__shard *shard, uint32_t opcode, const void *bytes, size_t len)
+{
+    uint8_t mask[4];
+    return gw__net_random(&shard->shared->net, mask, sizeof mask) &&
+           gw__ws_write(&shard->link.out, opcode, bytes, len, mask) && gw__link_flush(&shard->link);
+}
+
+/* The payload in the scratch buffer: heartbeat, Identify, Resume. They go ahead of everything that waits. */
+static void gw__shard_write_scratch(gw__shard *shard, int written, uint64_t now_ms)
+{
+    gw__buf *scratch = &shard->shared->scratch;
+    if (written && gw__send_may_leave(&shard->send, 0, shard->session.interval_ms, now_ms)) {
+        gw__send_count(&shard->send, 0, now_ms);
+        gw__shard_write_frame(shard, GW__WS_TEXT, gw__buf_data(scratch), gw__buf_len(scratch));
+    }
+    if (scratch->bytes) gw__mem_wipe(scratch->bytes, scratch->cap);     /* it may hold the token */
+    gw__buf_clear(scratch);
+}
+
+static void gw__shard_beat(gw__shard *shard, uint64_t now_us)
+{
+    if (!gw__shard_is_open(shard)) return;
+    gw__session_beat_sent(&shard->session, now_us);
+    gw__shard_write_scratch(shard, gw__session_write_heartbeat(&shard->shared->scratch, &shard->session), now_us / 1000u);
+}
+
+static void gw__shard_drop_command(gw__shard *shard, const gw__send_item *item, uint32_t reason)
+{
+    gw_event *event = gw__notice_push(shard->shared, GW_COMMAND_DROPPED, shard->id, gw__reason_text(reason), NULL);
+    if (event) {
+        event->ticket = item->ticket;
+        event->reason = reason;
+    }
+    shard->send.dropped++;
+    gw__send_pop(&shard->send);
+}
+
+/* What waits in the queue leaves as far as the window allows; too old ones come back as COMMAND_DROPPED. */
+static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
+{
+    gw__send_item *item;
+    while ((item = gw__send_front(&shard->send)) != NULL && gw__notices_have_room(&shard->shared->notices)) {
+        if (gw__send_is_too_old(&shard->send, item, now_ms)) {
+            gw__shard_drop_command(shard, item, GW_REASON_TOO_OLD);
+            continue;
+        }
+        if (shard->state != GW__LIVE || gw__buf_len(&shard->link.out)) return;     /* a dead connection must not eat it */
+        if (!gw__send_may_leave(&shard->send, 1, shard->session.interval_ms, now_ms)) return;
+        gw__send_count(&shard->send, 1, now_ms);
+        gw__shard_write_frame(shard, GW__WS_TEXT, item->bytes, item->len);
+        gw__send_pop(&shard->send);
+    }
+}
+
+/* ---- the end of a connection ---- */
+static void gw__shard_goodbye(gw__shard *shard)
+{
+    uint8_t mask[4];
+    if (gw__shard_is_open(shard) && shard->own_close && gw__net_random(&shard->shared->net, mask, sizeof mask))
+        gw__ws_write_close(&shard->link.out, shard->own_close, "", mask);
+    gw__link_close(&shard->link);           /* never waits for the peer's answer: it may be dead */
+    gw__http_free(&shard->http);
+    gw__buf_clear(&shard->payload);
+    shard->session.next_beat_ms = GW__NEVER;
+    shard->session.suspect_ms = 0;
+    shard->probe_deadline_is_set = 0;
+}
+
+static void gw__shard_return_permit(gw__shard *shard, uint64_t now_ms)
+{
+    if (!shard->has_permit) return;
+    shard->has_permit = 0;
+    gw__gate_return(&shard->shared->gate, shard->id, now_ms);
+}
+
+/* A connect that failed before Hello: the other host is tried next, and the cached URL may be out of date. */
+static void gw__shard_count_failed_connect(gw__shard *shard)
+{
+    if (shard->state != GW__LINKING && shard->state != GW__UPGRADING && shard->state != GW__HELLO) return;
+    if (gw__session_url(&shard->session, &shard->shared->gateway_url) == &shard->shared->gateway_url)
+        shard->shared->gateway_url_failures++;
+    if (gw__session_can_resume(&shard->session)) shard->session.at_cached_url ^= 1u;
+}
+
+static void gw__shard_tell_disconnected(gw__shard *shard, const gw__ending *ending, gw__next next, uint32_t wait_ms)
+{
+    char text[GW__FAULT_TEXT_MAX + 200];
+    gw_event *event;
+    gw__text_format(text, sizeof text, "%s%s%s", shard->fault.text, ending->advice[0] ? ": " : "", ending->advice);
+    gw__log(&shard->shared->logger, GW_LOG_INFO, shard->id, "disconnected: %s", text);
+    event = gw__notice_push(shard->shared, GW_DISCONNECTED, shard->id, text, NULL);
+    if (!event) return;
+    event->reason = shard->fault.reason;
+    event->close_code = shard->fault.code;
+    event->session = shard->session.number;
+    if (next == GW__NEXT_RESUME || next == GW__NEXT_IDENTIFY) {
+        event->will = next == GW__NEXT_RESUME ? GW_NEXT_RESUME : GW_NEXT_IDENTIFY;
+        event->in_ms = wait_ms;
+    }
+}
+
+static void gw__shard_tell_fatal(gw__shard *shard, uint32_t type, const gw__ending *ending)
+{
+    char text[GW__FAULT_TEXT_MAX + 200];
+    gw_event *event;
+    gw__text_format(text, sizeof text, "%s: %s", shard->fault.text, ending->advice);
+    event = gw__notice_push(shard->shared, type, type == GW_FATAL ? (int32_t)GW_ALL : shard->id, text, NULL);
+    if (!event) return;
+    event->reason = shard->fault.reason;
+    event->close_code = shard->fault.code;
+}
+
+static void gw__shard_lose_session(gw__shard *shard, int tell)
+{
+    int had_one = shard->session.id[0] != 0;
+    gw__session_forget(&shard->session);
+    if (had_one && tell)
+        gw__notice_push(shard->shared, GW_SESSION_LOST, shard->id,
+                        "the session is gone; what was not delivered is lost: refetch your state", NULL);
+}
+
+/* The end that cannot be mended by connecting again: of the client, or of this shard where there are others. */
+static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, gw__next next, uint64_t now_ms)
+{
+    if (next == GW__NEXT_STOP && shard->shared->shard_count == 1) next = GW__NEXT_FATAL;
+    gw__shard_lose_session(shard, 0);
+    gw__shard_tell_fatal(shard, next == GW__NEXT_FATAL ? GW_FATAL : GW_SHARD_STOPPED, ending);
+    if (next == GW__NEXT_FATAL) shard->shared->fatal = 1;
+    gw__shard_enter(shard, GW__STOPPED, now_ms, ending->advice);
+}
+
+/* Every end of a connection comes through here: shard->fault and shard->detail say why, the table says what next. */
+static gw__step gw__shard_end(gw__shard *shard, uint64_t now_ms)
+{
+    const gw__ending *ending = gw__ending_of(shard->fault.reason, shard->detail);
+    uint32_t wait_ms;
+    gw__next next;
+    gw__shard_count_failed_connect(shard);
+    gw__shard_goodbye(shard);
+    gw__shard_return_permit(shard, now_ms);
+    next = gw__session_after(&shard->session, ending, gw__shared_random(shard->shared), &wait_ms);
+    wait_ms = GW__MAX(wait_ms, (uint32_t)GW__MIN(shard->http.retry_after_ms, UINT32_MAX));
+    gw__shard_tell_disconnected(shard, ending, next, wait_ms);
+    if (shard->state == GW__CLOSING) {              /* the caller's own stop; GW_KEEP keeps the session for its text */
+        if (shard->stop_how == GW_END) gw__shard_lose_session(shard, 0);
+        gw__shard_enter(shard, GW__STOPPED, now_ms, "stopped by the caller");
+        return GW__STEP_MORE;
+    }
+    if (next == GW__NEXT_FATAL || next == GW__NEXT_STOP) {
+        gw__shard_end_for_good(shard, ending, next, now_ms);
+        return GW__STEP_MORE;
+    }
+    if (next == GW__NEXT_IDENTIFY) gw__shard_lose_session(shard, 1);
+    shard->wait_ms = wait_ms;
+    gw__shard_enter(shard, GW__WAITING, now_ms, shard->fault.text);
+    return GW__STEP_MORE;
+}
+
+static gw__step gw__shard_fail(gw__shard *shard, uint32_t reason, const char *text, uint64_t now_ms)
+{
+    gw__fault_set(&shard->fault, reason, 0, "%s", text);
+    return gw__shard_end(shard, now_ms);
+}
+
+static gw__step gw__shard_fail_as(gw__shard *shard, const gw__fault *fault, uint64_t now_ms)
+{
+    shard->fault = *fault;
+    shard->detail = fault->code;
+    return gw__shard_end(shard, now_ms);
+}
+
+/* ---- the beginning of a connection ---- */
+static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
+{
+    const gw__url *url = gw__session_url(&shard->session, &shard->shared->gateway_url);
+    char target[GW__PATH_MAX], text[GW__HOST_MAX + GW__PATH_MAX + 32], d[GW__HOST_MAX + GW__PATH_MAX + 96];
+    size_t len;
+    memset(&shard->fault, 0, sizeof shard->fault);
+    shard->detail = 0;
+    shard->own_close = 4000;        /* 1000 and 1001 would end the session. Discord docs, "Initiating a Disconnect" */
+    shard->hold_told = 0;
+    shard->http.retry_after_ms = 0;
+    gw__session_begin_connection(&shard->session);
+    gw__send_begin_connection(&shard->send);
+    gw__link_open(&shard->link, url, (uint64_t)++shard->shared->connections << 32 | shard->index, now_ms);
+    gw__url_gateway_target(url, NULL, target, sizeof target);
+    memcpy(shard->link.url.target, target, sizeof target);
+    gw__url_write(&shard->link.url, text, sizeof text);
+    len = gw__text_format(d, sizeof d, "{\"url\":");
+    len += gw_quote(text, strlen(text), d + len, sizeof d - len - 1);
+    memcpy(d + len, "}", 2);
+    gw__notice_push(shard->shared, GW_CONNECTING, shard->id, text, d);
+    shard->connects++;
+    gw__shard_enter(shard, GW__LINKING, now_ms, text);
+}
+
+/* The gate, ours and the caller's. 1: the shard holds a permit. */
+static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
+{
+    gw__shared *shared = shard->shared;
+    int by_budget = 0, by_caller = 0;
+    uint64_t wait_ms = gw__gate_take(&shared->gate, shard->id, now_ms, &by_budget);
+    gw_event *event;
+    if (wait_ms == 0 && shared->identify_gate) {
+        int32_t answer;
+        shared->net.in_hook = 1;
+        answer = shared->identify_gate(shared->net.user, shard->id, (uint32_t)shard->id % shared->gate.concurrency);
+        shared->net.in_hook = 0;
+        by_caller = answer != 0;
+        wait_ms = answer < 0 ? 0 : (uint64_t)answer;
+        if (by_caller) gw__gate_return(&shared->gate, shard->id, now_ms);
+        if (answer < 0) {
+            shard->detail = 0;
+            memset(&shard->fault, 0, sizeof shard->fault);
+            gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "config.identify_gate said never");
+            gw__shard_tell_fatal(shard, GW_SHARD_STOPPED, gw__ending_of(GW_REASON_BY_CALLER, 0));
+            gw__shard_enter(shard, GW__STOPPED, now_ms, "config.identify_gate said never");
+            return 0;
+        }
+    }
+    shard->has_permit = wait_ms == 0 && !by_caller;
+    if (shard->has_permit) return 1;
+    shard->wait_ms = (uint32_t)GW__MIN(wait_ms, UINT32_MAX);
+    if ((by_budget || by_caller) && !shard->hold_told) {
+        event = gw__notice_push(shared, GW_IDENTIFY_HELD, shard->id,
+                                by_budget ? "no Identify is left for today; at the limit Discord would reset the token"
+                                          : "config.identify_gate says wait", NULL);
+        if (event) {
+            event->in_ms = shard->wait_ms;
+            event->reason = GW_REASON_BUDGET;
+        }
+        shard->hold_told = 1;
+    }
+    return 0;
+}
+
+/* From WAITING or GATED: a Resume goes at once, an Identify needs the URL and a permit. */
+static void gw__shard_start(gw__shard *shard, uint64_t now_ms)
+{
+    if (gw__session_can_resume(&shard->session) && shard->session.resume_url.host[0]) {
+        gw__shard_connect(shard, now_ms);
+        return;
+    }
+    shard->wait_ms = 60000;         /* the URL is being asked for; its coming calls us at once */
+    if (shard->shared->has_gateway_url && gw__shard_take_permit(shard, now_ms)) gw__shard_connect(shard, now_ms);
+    else if (shard->state != GW__STOPPED) gw__shard_enter(shard, GW__GATED, now_ms, "an Identify needs a permit");
+}
+
+static gw__step gw__shard_link(gw__shard *shard, uint64_t now_ms)
+{
+    gw__trust_clock clock = gw__shared_clock(shard->shared);
+    gw__link_state before = shard->link.state;
+    gw__tls_ticket *ticket = gw__shared_ticket(shard->shared, &shard->link.url);
+    switch (gw__link_step(&shard->link, &shard->shared->trust, &clock, ticket, now_ms)) {
+    case GW__LINK_ENDED: return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
+    case GW__LINK_OPEN: break;
+    default: return shard->link.state != before || gw__link_has_work(&shard->link) ? GW__STEP_MORE : GW__STEP_IDLE;
+    }
+    if (shard->link.tls) gw__tls_save(shard->link.tls, ticket);
+    gw__http_begin(&shard->http, &shard->shared->mem, 1024, 1);
+    if (!gw__net_random(&shard->shared->net, shard->nonce, sizeof shard->nonce) ||
+        !gw__http_write_upgrade(&shard->link.out, &shard->link.url, shard->link.url.target, shard->nonce))
+        return gw__shard_fail(shard, GW_REASON_MEMORY, "the upgrade request could not be written", now_ms);
+    gw__link_flush(&shard->link);
+    gw__shard_enter(shard, GW__UPGRADING, now_ms, "the link is open");
+    return GW__STEP_MORE;
+}
+
+static gw__step gw__shard_upgrade(gw__shard *shard, uint64_t now_ms)
+{
+    gw__http_found found;
+    size_t len, used = 0;
+    const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_ms);
+    if (bytes) {
+        found = gw__http_push(&shard->http, bytes, len, &used);
+        gw__link_take(&shard->link, used);
+    } else {
+        if (shard->link.state != GW__LINK_ENDED) return GW__STEP_IDLE;
+        found = gw__http_end(&shard->http);
+        if (found != GW__HTTP_DONE) return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
+    }
+    if (found == GW__HTTP_NEED_MORE) return GW__STEP_MORE;
+    if (found == GW__HTTP_BROKEN) return gw__shard_fail_as(shard, &shard->http.fault, now_ms);
+    if (!gw__http_check_upgrade(&shard->http, shard->nonce, &shard->fault)) {
+        shard->detail = shard->fault.code;
+        return gw__shard_end(shard, now_ms);
+    }
+    gw__http_free(&shard->http);
+    gw__ws_begin(&shard->ws);
+    gw__notice_push(shard->shared, GW_OPENED, shard->id, "the WebSocket is open; Hello is awaited", NULL);
+    gw__shard_enter(shard, GW__HELLO, now_ms, "101");
+    return GW__STEP_MORE;
+}
+
+/* ---- a message, piece by piece ---- */
+static int gw__shard_wants(const gw__shard *shard, uint32_t type)
+{
+    return (shard->shared->unwanted[type >> 6] >> (type & 63u) & 1u) == 0;
+}
+
+static void gw__shard_begin_message(gw__shard *shard)
+{
+    gw__json_scan_begin(&shard->scan);
+    gw__buf_clear(&shard->payload);
+    shard->in_d = shard->dropping = shard->oversize = shard->unwanted = shard->broken = 0;
+    shard->message_bytes = 0;
+}
+
+/* The rest of the payload is of no use: where all is known that counts, not even its brackets need a look. */
+static void gw__shard_drop_rest(gw__shard *shard)
+{
+    gw__buf_clear(&shard->payload);
+    if (!shard->scan.has_op || !shard->scan.has_seq || !shard->scan.has_name) return;
+    shard->dropping = 1;
+    gw__ws_skip_message(&shard->ws);
+}
+
+static void gw__shard_on_d_begin(gw__shard *shard)
+{
+    shard->in_d = 1;
+    if (!shard->scan.has_name || !shard->scan.has_op || shard->scan.op != GW__OP_DISPATCH) return;
+    if (gw__shard_wants(shard, gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len))) return;
+    shard->unwanted = 1;
+    gw__shard_drop_rest(shard);
+}
+
+static void gw__shard_store(gw__shard *shard, const uint8_t *bytes, size_t len)
+{
+    if (shard->oversize || shard->unwanted) return;
+    if (gw__buf_append(&shard->payload, bytes, len)) return;
+    shard->oversize = 1;
+    gw__buf_free(&shard->payload);
+    gw__shard_drop_rest(shard);
+}
+
+/* Scans a piece and stores what belongs to d. */
+static void gw__shard_on_bytes(gw__shard *shard, const uint8_t *bytes, size_t len)
+{
+    size_t used;
+    gw__json_found found = GW__JSON_NEED_MORE;
+    shard->message_bytes += len;
+    while (len && !shard->dropping && !shard->broken) {
+        found = gw__json_scan_next(&shard->scan, bytes, len, &used);
+        if (shard->in_d) gw__shard_store(shard, bytes, used);
+        bytes += used;
+        len -= used;
+        if (found == GW__JSON_D_BEGIN) gw__shard_on_d_begin(shard);
+        if (found == GW__JSON_D_END) shard->in_d = 0;
+        if (found == GW__JSON_BROKEN) shard->broken = 1;
+        if (found == GW__JSON_NEED_MORE) break;
+    }
+}
+
+/* ---- a message, whole ---- */
+static void gw__shard_deliver(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
+{
+    gw_event *event = &shard->event;
+    memset(event, 0, sizeof *event);
+    event->type = payload->type;
+    event->shard = shard->id;
+    event->name = payload->type ? gw__dispatch_names[payload->type] : shard->scan.name;
+    event->d = payload->d;
+    event->seq = payload->seq;
+    event->session = shard->session.number;
+    event->replayed = shard->session.replaying;
+    event->received_ms = now_ms;
+    event->message = "";
+    event->bytes = shard->message_bytes;
+    shard->has_event = 1;
+    shard->events++;
+}
+
+/* What is not handed out counts as taken, unless an event before it still is in the caller's hand. */
+static void gw__shard_take_seq(gw__shard *shard, const gw__payload *payload)
+{
+    if (!payload->has_seq || shard->shared->ack_by_hand || shard->in_hand) return;
+    shard->session.taken_seq = payload->seq;
+    shard->session.has_taken = 1;
+}
+
+static void gw__shard_tell_skipped(gw__shard *shard, const gw__payload *payload)
+{
+    char text[GW__NAME_MAX + 160];
+    gw_event *event;
+    gw__text_format(text, sizeof text, "%s of %llu bytes did not fit (config.max_payload is %u) and was passed over",
+                    shard->scan.has_name ? shard->scan.name : "a payload", (unsigned long long)shard->message_bytes,
+                    (unsigned)shard->shared->max_payload);
+    shard->skipped++;
+    event = gw__notice_push(shard->shared, GW_SKIPPED, shard->id, text, NULL);
+    if (!event) return;
+    event->seq = payload->seq;
+    event->session = shard->session.number;
+    event->bytes = shard->message_bytes;
+    event->d.ptr = NULL;
+}
+
+static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
+{
+    if (shard->state == GW__RESUMING) shard->deadline_ms = gw__shard_deadline_ms(shard, GW__RESUMING, now_ms);
+    if (shard->oversize) {
+        gw__shard_tell_skipped(shard, payload);
+        gw__shard_take_seq(shard, payload);
+        return GW__STEP_MORE;
+    }
+    if (shard->unwanted || !gw__shard_wants(shard, payload->type)) {
+        shard->filtered++;
+        gw__shard_take_seq(shard, payload);
+        return GW__STEP_MORE;
+    }
+    gw__shard_deliver(shard, payload, now_ms);
+    return GW__STEP_EVENT;
+}
+
+static gw__step gw__shard_identify(gw__shard *shard, uint64_t now_ms)
+{
+    gw__shared *shared = shard->shared;
+    if (!shard->has_permit) return gw__shard_fail(shard, GW_REASON_BUDGET, "an Identify has no permit", now_ms);
+    shard->has_permit = 0;
+    gw__gate_spend(&shared->gate, shard->id, now_ms, gw__shared_clock(shared).unix_time);
+    shard->identifies++;
+    shard->session.identified = 1;
+    gw__shard_write_scratch(shard, gw__session_write_identify(&shared->scratch, &shared->identity, shard->id), now_ms);
+    gw__notice_push(shared, GW_IDENTIFYING, shard->id, "an Identify was sent: a new session begins", NULL);
+    gw__shard_enter(shard, GW__IDENTIFYING, now_ms, "Hello came, there is no session to resume");
+    return GW__STEP_MORE;
+}
+
+static gw__step gw__shard_resume(gw__shard *shard, uint64_t now_ms)
+{
+    gw__shared *shared = shard->shared;
+    shard->session.resumes_unanswered++;
+    shard->session.replaying = 1;
+    shard->resumes++;
+    gw__shard_write_scratch(shard, gw__session_write_resume(&shared->scratch, &shard->session, shared->identity.token), now_ms);
+    gw__shard_enter(shard, GW__RESUMING, now_ms, "Hello came, the session lives");
+    return GW__STEP_MORE;
+}
+
+static gw__step gw__shard_on_ready(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
+{
+    gw__fault refused;
+    uint64_t id;
+    memset(&refused, 0, sizeof refused);
+    gw__session_take_ready(&shard->session, &payload->d, &shard->shared->gateway_url, &refused);
+    if (refused.reason) gw__log(&shard->shared->logger, GW_LOG_WARN, shard->id, "%s; resuming at the cached URL", refused.text);
+    if ((id = gw_u64(&payload->d, "user.id")) != 0) shard->shared->user_id = id;
+    if ((id = gw_u64(&payload->d, "application.id")) != 0) shard->shared->application_id = id;
+    shard->session.number++;
+    shard->session.has_taken = 0;
+    gw__session_on_ready(&shard->session);
+    shard->shared->gateway_url_failures = 0;
+    gw__shard_enter(shard, GW__LIVE, now_ms, "READY");
+    return gw__shard_dispatch(shard, payload, now_ms);
+}
+
+static gw__step gw__shard_on_resumed(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
+{
+    gw__session_on_ready(&shard->session);
+    gw__shard_enter(shard, GW__LIVE, now_ms, "RESUMED");
+    return gw__shard_dispatch(shard, payload, now_ms);
+}
+
+static gw__step gw__shard_on_message(gw__shard *shard, uint64_t now_us)
+{
+    gw__payload payload;
+    uint64_t now_ms = now_us / 1000u;
+    memset(&payload, 0, sizeof payload);
+    payload.op = shard->scan.op;
+    payload.has_op = shard->scan.has_op;
+    payload.seq = shard->scan.seq;
+    payload.has_seq = shard->scan.has_seq;
+    payload.type = gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len);
+    if (!shard->oversize && !shard->unwanted && shard->scan.has_d) {
+        payload.d.ptr = (const char *)gw__buf_data(&shard->payload);
+        payload.d.len = gw__buf_len(&shard->payload);
+    }
+    shard->payload_bytes += shard->message_bytes;
+    switch (gw__session_on_payload(&shard->session, &payload, now_us, gw__shared_random(shard->shared), &shard->fault,
+                                   &shard->detail)) {
+    case GW__ACT_NOTHING:  return GW__STEP_MORE;
+    case GW__ACT_DELIVER:  return gw__shard_dispatch(shard, &payload, now_ms);
+    case GW__ACT_IDENTIFY: return gw__shard_identify(shard, now_ms);
+    case GW__ACT_RESUME:   return gw__shard_resume(shard, now_ms);
+    case GW__ACT_BEAT:     gw__shard_beat(shard, now_us); return GW__STEP_MORE;
+    case GW__ACT_READY:    return gw__shard_on_ready(shard, &payload, now_ms);
+    case GW__ACT_RESUMED:  return gw__shard_on_resumed(shard, &payload, now_ms);
+    case GW__ACT_END:      return gw__shard_end(shard, now_ms);
+    }
+    return GW__STEP_MORE;
+}
+
+static gw__step gw__shard_end_message(gw__shard *shard, uint64_t now_us)
+{
+    if (shard->broken || (!shard->dropping && shard->scan.place != GW__JSON_BEHIND)) {
+        gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0, "a payload is not JSON as the Gateway sends it: %s",
+                      shard->broken ? shard->scan.why : "it ends too early");
+        return gw__shard_end(shard, now_us / 1000u);
+    }
+    return gw__shard_on_message(shard, now_us);
+}
+
+/* ---- reading ---- */
+
+/* The peer's Close: answered with its own code, except 1000 and 1001, which would end the session. */
+static gw__step gw__shard_on_close(gw__shard *shard, const gw__ws_piece *piece, uint64_t now_ms)
+{
+    char reason[124];
+    gw__text_printable(reason, sizeof reason, piece->bytes, piece->len);
+    shard->own_close = piece->close_code <= 1001 ? 4000 : piece->close_code;
+    shard->detail = piece->close_code;
+    if (piece->close_code)
+        gw__fault_set(&shard->fault, GW_REASON_CLOSE_CODE, piece->close_code, "closed by the server with %u%s%s%s",
+                      (unsigned)piece->close_code, reason[0] ? " (" : "", reason, reason[0] ? ")" : "");
+    else
+        gw__fault_set(&shard->fault, GW_REASON_CLOSE_CODE, 0, "closed by the server without a code");
+    return gw__shard_end(shard, now_ms);
+}
+
+static gw__step gw__shard_on_control(gw__shard *shard, const gw__ws_piece *piece, uint64_t now_ms)
+{
+    if (piece->opcode == GW__WS_CLOSE) return gw__shard_on_close(shard, piece, now_ms);
+    if (piece->opcode == GW__WS_PING && gw__buf_len(&shard->link.out) < 4096)   /* a flood is not answered for ever */
+        gw__shard_write_frame(shard, GW__WS_PONG, piece->bytes, piece->len);
+    return GW__STEP_MORE;
+}
+
+static void gw__shard_on_piece(gw__shard *shard, const gw__ws_piece *piece)
+{
+    if (piece->begins_message) gw__shard_begin_message(shard);
+    if (piece->opcode == GW__WS_TEXT) {
+        gw__shard_on_bytes(shard, piece->bytes, piece->len);
+        return;
+    }
+    gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0, "a binary message came, but no compression was asked for");
+    shard->own_close = 1003;
+}
+
+/* After our own Close nothing counts but the peer's answer. */
+static gw__step gw__shard_read_closing(gw__shard *shard, uint64_t now_ms)
+{
+    gw__ws_piece piece;
+    size_t len, used = 0;
+    const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_ms);
+    gw__ws_found found;
+    if (!bytes && shard->link.state != GW__LINK_ENDED) return GW__STEP_IDLE;
+    if (bytes) {
+        found = gw__ws_next(&shard->ws, bytes, len, &used, &piece);
+        gw__link_take(&shard->link, used);
+        if (found == GW__WS_DATA || found == GW__WS_NEED_MORE) return GW__STEP_MORE;
+        if (found == GW__WS_CONTROL && piece.opcode != GW__WS_CLOSE) return GW__STEP_MORE;
+    }
+    return gw__shard_end(shard, now_ms);
+}
+
+/* One piece of what came in, and what follows from it. The piece lies in the link's buffer: the bytes are taken
+ * before anything that may drop the link. */
+static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
+{
+    gw__ws_piece piece;
+    size_t len, used = 0;
+    uint64_t now_ms = now_us / 1000u;
+    const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_ms);
+    if (!bytes && shard->link.state != GW__LINK_ENDED) return GW__STEP_IDLE;
+    if (!bytes) return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
+    switch (gw__ws_next(&shard->ws, bytes, len, &used, &piece)) {
+    case GW__WS_NEED_MORE:
+        gw__link_take(&shard->link, used);
+        return GW__STEP_MORE;
+    case GW__WS_DATA:
+        gw__shard_on_piece(shard, &piece);
+        gw__link_take(&shard->link, used);
+        shard->shared->turn_bytes += used;
+        if (shard->fault.reason) return gw__shard_end(shard, now_ms);
+        return piece.ends_message ? gw__shard_end_message(shard, now_us) : GW__STEP_MORE;
+    case GW__WS_CONTROL:                        /* may sit between fragments: RFC 6455 section 5.4 */
+        gw__link_take(&shard->link, used);      /* its payload lies in the ws itself */
+        return gw__shard_on_control(shard, &piece, now_ms);
+    case GW__WS_BROKEN:
+        shard->own_close = shard->ws.close_code;
+        return gw__shard_fail_as(shard, &shard->ws.fault, now_ms);
+    }
+    return GW__STEP_MORE;
+}
+
+static gw__step gw__shard_step(gw__shard *shard, uint64_t now_us)
+{
+    switch (shard->state) {
+    case GW__LINKING:   return gw__shard_link(shard, now_us / 1000u);
+    case GW__UPGRADING: return gw__shard_upgrade(shard, now_us / 1000u);
+    case GW__HELLO: case GW__IDENTIFYING: case GW__RESUMING: case GW__LIVE:
+        return gw__shard_read(shard, now_us);
+    case GW__CLOSING:   return gw__shard_read_closing(shard, now_us / 1000u);
+    case GW__WAITING: case GW__GATED: case GW__STOPPED: case GW__STATE_COUNT:
+        break;          /* nothing to read; only time or the gate moves us */
+    }
+    return GW__STEP_IDLE;   /* deadlines are looked at after this, so a caller's stall kills nothing that is alive */
+}
+
+/* ---- time ---- */
+
+/* All that the peer sent was read: silence is silence. */
+static int gw__shard_is_drained(gw__shard *shard)
+{
+    return !shard->link.held && !shard->has_event && !gw__link_has_work(&shard->link);
+}
+
+/* The regular heartbeat. 0: the connection ended instead. */
+static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
+{
+    uint64_t now_ms = now_us / 1000u;
+    uint64_t late_ms = now_ms > shard->session.next_beat_ms ? now_ms - shard->session.next_beat_ms : 0;
+    gw_event *event;
+    if (gw__session_on_beat_due(&shard->session, gw__shard_is_drained(shard), now_ms, &shard->fault) == GW__ACT_END) {
+        gw__shard_end(shard, now_ms);
+        return 0;
+    }
+    gw__shard_beat(shard, now_us);
+    if (late_ms < 1000) return 1;
+    shard->polls_late++;
+    event = gw__notice_push(shard->shared, GW_POLLED_LATE, shard->id,
+                            "a heartbeat left late: the loop that calls gw_poll() was busy, or the machine slept", NULL);
+    if (event) event->in_ms = (uint32_t)GW__MIN(late_ms, UINT32_MAX);
+    return 1;
+}
+
+static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
+{
+    switch (shard->state) {
+    case GW__WAITING: case GW__GATED:
+        gw__shard_start(shard, now_ms);
+        return;
+    case GW__LINKING:
+        gw__link_expire(&shard->link, now_ms);
+        gw__shard_fail_as(shard, &shard->link.fault, now_ms);
+        return;
+    case GW__CLOSING:
+        gw__shard_end(shard, now_ms);
+        return;
+    case GW__UPGRADING: case GW__HELLO: case GW__RESUMING:
+        gw__fault_set(&shard->fault, GW_REASON_TIMEOUT, 0, "%s: %s (%u s)", shard->link.url.host,
+                      gw__state_timeout_text(shard->state), (unsigned)(gw__state_timeout_ms(shard->state) / 1000u));
+        gw__shard_end(shard, now_ms);
+        return;
+    case GW__IDENTIFYING: case GW__LIVE: case GW__STOPPED: case GW__STATE_COUNT:
+        return;         /* no deadline */
+    }
+}
+
+/* What is due by now: a heartbeat first, then the judgement over silence, deadlines, the queue. */
+static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
+{
+    uint64_t now_ms = now_us / 1000u;
+    if (now_ms >= shard->session.next_beat_ms && gw__shard_is_open(shard) && !gw__shard_on_beat(shard, now_us)) return;
+    if (gw__shard_is_open(shard)) {
+        int drained = gw__shard_is_drained(shard);
+        if (gw__session_on_suspicion(&shard->session, drained, &shard->fault) == GW__ACT_END) {
+            gw__shard_end(shard, now_ms);
+            return;
+        }
+        if (shard->probe_deadline_is_set && !shard->session.ack_awaited) shard->probe_deadline_is_set = 0;
+        if (shard->probe_deadline_is_set && drained && now_ms >= shard->probe_deadline_ms) {
+            gw__shard_fail(shard, GW_REASON_NO_ACK, "gw_recheck: the heartbeat that probed the connection was not answered", now_ms);
+            return;
+        }
+    }
+    if (shard->state == GW__LINKING) shard->deadline_ms = shard->link.deadline_ms;
+    if (now_ms >= shard->deadline_ms && gw__shard_is_drained(shard)) gw__shard_on_deadline(shard, now_ms);
+    gw__shard_pump(shard, now_ms);
+}
+
+/* When gw__shard_on_time() or a step has something to do even if no socket stirs. */
+static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
+{
+    uint64_t next_ms = shard->deadline_ms;
+    const gw__send_item *item = gw__send_front(&shard->send);
+    if (shard->state == GW__LINKING) next_ms = gw__link_next_ms(&shard->link);
+    if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, shard->session.next_beat_ms);
+    if (shard->probe_deadline_is_set) next_ms = GW__MIN(next_ms, shard->probe_deadline_ms);
+    if (!item) return next_ms;
+    next_ms = GW__MIN(next_ms, item->queued_ms + shard->send.max_age_ms);
+    if (shard->state == GW__LIVE && gw__buf_len(&shard->link.out) == 0)
+        next_ms = GW__MIN(next_ms, gw__send_free_ms(&shard->send, shard->session.interval_ms, now_ms));
+    return next_ms;
+}
+
+/* ---- by the caller ---- */
+
+/* Ends it in order: 1000 gives the session up, 4000 keeps it. */
+static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
+{
+    uint8_t mask[4];
+    if (shard->state == GW__CLOSING || shard->state == GW__STOPPED) return;
+    shard->stop_how = how;
+    memset(&shard->fault, 0, sizeof shard->fault);
+    gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "%s", how == GW_END ? "stopped, session ended" : "stopped, session kept");
+    shard->detail = 0;
+    gw__shard_return_permit(shard, now_ms);
+    if (gw__shard_is_open(shard)) {
+        if (gw__net_random(&shard->shared->net, mask, sizeof mask))
+            gw__ws_write_close(&shard->link.out, how == GW_END ? 1000 : 4000, "", mask);
+        gw__link_flush(&shard->link);
+        shard->own_close = 0;
+        shard->link.held = 0;
+        gw__shard_enter(shard, GW__CLOSING, now_ms, "stopped by the caller");
+        return;
+    }
+    gw__shard_goodbye(shard);
+    gw__shard_enter(shard, GW__STOPPED, now_ms, "stopped by the caller");
+}
+
+/* ==========================================================================
+ * >> room: discover -- GET /gateway/bot: ask, retry, and read the answer.
+ *    Knows:  that one request of Discord's HTTP API, its limits, when to ask again.
+ *    Not:    what is done with the answer.
+ *    Source: Discord docs, "Get Gateway Bot".
+ * ========================================================================== */
+
+#define GW__DISCOVER_BODY_MAX 16384u
+#define GW__DISCOVER_TIMEOUT_MS 20000u      /* from the request to the whole answer */
+#define GW__RETRY_AFTER_MAX_MS 3600000u     /* a server cannot make us wait longer */
+
+typedef struct gw__gateway_info {
+    char url[GW__HOST_MAX + GW__PATH_MAX];
+    uint32_t shards, total, remaining, max_concurrency;
+    uint64_t reset_after_ms;
+} gw__gateway_info;
+
+typedef enum gw__discover_found { GW__DISCOVER_WAITING, GW__DISCOVER_MORE, GW__DISCOVER_DONE, GW__DISCOVER_FAILED } gw__discover_found;
+
+typedef struct gw__discover {
+    gw__link link;
+    gw__http http;
+    gw__url url;
+    const char *token;
+    uint32_t asked;                         /* the request is on its way */
+    uint32_t is_active;
+    uint32_t tries;
+    uint64_t deadline_ms;                   /* of the answer; while nothing is asked: when to ask again */
+    gw__gateway_info info;
+    gw__fault fault;
+    uint32_t is_final;                      /* the failure is one that no repetition mends */
+} gw__discover;
+
+static uint32_t gw__discover_number(const gw_json *body, const char *path, uint32_t least, uint32_t most, uint32_t absent)
+{
+    uint64_t value = gw_u64(body, path);
+    if (gw_kind_of(body, path) != GW_NUMBER) return absent;
+    return (uint32_t)GW__MAX(least, GW__MIN(value, most));
+}
+
+/* Every number of the peer's is bounded; only the URL must be there. */
+static int gw__discover_read(const char *body, size_t len, gw__gateway_info *info, gw__fault *fault)
+{
+    gw_json v;
+    gw__url url;
+    size_t url_len;
+    memset(&v, 0, sizeof v);
+    memset(info, 0, sizeof *info);
+    v.ptr = body;
+    v.len = len;
+    url_len = gw_text(&v, "url", info->url, sizeof info->url);
+    if (!gw__json_is_valid(body, len) || url_len == 0 || url_len >= sizeof info->url) {
+        gw__fault_set(fault, GW_REASON_HTTP, 200, "HTTP: the answer of /gateway/bot is not the JSON that Discord documents");
+        return 0;
+    }
+    if (!gw__url_parse(&url, info->url, url_len, fault) || !gw__url_allowed(&url, fault)) {
+        fault->reason = GW_REASON_HTTP;
+        return 0;
+    }
+    info->shards = gw__discover_number(&v, "shards", 1, 1000000, 1);
+    info->total = gw__discover_number(&v, "session_start_limit.total", 0, 1000000, GW__IDENTIFY_DAY_LIMIT);
+    info->remaining = gw__discover_number(&v, "session_start_limit.remaining", 0, 1000000, GW__IDENTIFY_DAY_LIMIT);
+    info->reset_after_ms = gw__discover_number(&v, "session_start_limit.reset_after", 0, 2 * GW__IDENTIFY_DAY_MS, GW__IDENTIFY_DAY_MS);
+    info->max_concurrency = gw__discover_number(&v, "session_start_limit.max_concurrency", 1, GW__CONCURRENCY_MAX, 1);
+    return 1;
+}
+
+static void gw__discover_init(gw__discover *discover, gw__net *net)
+{
+    memset(discover, 0, sizeof *discover);
+    gw__link_init(&discover->link, net);
+    discover->deadline_ms = GW__NEVER;
+}
+
+static void gw__discover_end(gw__discover *discover)
+{
+    gw__link_drop(&discover->link);
+    gw__http_free(&discover->http);
+    discover->is_active = discover->asked = 0;
+    discover->deadline_ms = GW__NEVER;
+}
+
+static int gw__discover_begin(gw__discover *discover, const char *base_url, const char *token, uint64_t tag, uint64_t now_ms)
+{
+    char target[GW__PATH_MAX];
+    size_t len;
+    gw__discover_end(discover);
+    memset(&discover->fault, 0, sizeof discover->fault);
+    discover->is_final = 0;
+    discover->token = token;
+    if (!gw__url_parse(&discover->url, base_url, strlen(base_url), &discover->fault) ||
+        !gw__url_allowed(&discover->url, &discover->fault)) {
+        discover->is_final = 1;
+        return 0;
+    }
+    len = strlen(discover->url.target);
+    while (len && discover->url.target[len - 1] == '/') len--;
+    gw__text_format(target, sizeof target, "%.*s/api/v10/gateway/bot", (int)len, discover->url.target);
+    memcpy(discover->url.target, target, sizeof target);
+    gw__link_open(&discover->link, &discover->url, tag, now_ms);
+    gw__http_begin(&discover->http, discover->link.net->mem, GW__DISCOVER_BODY_MAX, 0);
+    discover->is_active = 1;
+    discover->deadline_ms = GW__NEVER;
+    return 1;
+}
+
+static gw__discover_found gw__discover_fail(gw__discover *discover, const gw__fault *fault)
+{
+    if (fault) discover->fault = *fault;
+    return GW__DISCOVER_FAILED;
+}
+
+/* protocol: 401 is final, so are 400, 403 and 404; 429 and 5xx are not. */
+static gw__discover_found gw__discover_refused(gw__discover *discover)
+{
+    const gw__http *http = &discover->http;
+    char piece[160];
+    const char *body = http->body.bytes ? (const char *)http->body.bytes + http->body.begin : "";
+    const char *advice = "";
+    if (http->status == 401) advice = "the bot token is wrong or was reset: get a new one from the Developer Portal";
+    else if (http->status == 429) advice = "too many requests; asked again later";
+    else if (http->status >= 500) advice = "Discord has an outage; asked again later";
+    else if (http->status >= 400) advice = "blocked, or the address is wrong";
+    else advice = "redirects are not followed: the token must not travel elsewhere";
+    gw__text_printable(piece, sizeof piece, body, gw__buf_len(&http->body));
+    gw__fault_set(&discover->fault, GW_REASON_HTTP, http->status, "HTTP %d from %s%s: %s%s%s", (int)http->status,
+                  discover->url.host, discover->url.target, advice, piece[0] ? "; it says: " : "", piece);
+    discover->is_final = http->status >= 300 && http->status < 500 && http->status != 429 && http->status != 408;
+    return GW__DISCOVER_FAILED;
+}
+
+/* The body's retry_after is a number of seconds with a fraction; the header's may stand for it. */
+static uint64_t gw__discover_retry_after_ms(const gw__discover *discover)
+{
+    gw_json v;
+    double seconds;
+    uint64_t wait_ms = discover->http.retry_after_ms;
+    memset(&v, 0, sizeof v);
+    if (discover->http.status != 429) return 0;
+    v.ptr = discover->http.body.bytes ? (const char *)discover->http.body.bytes + discover->http.body.begin : "";
+    v.len = gw__buf_len(&discover->http.body);
+    seconds = gw_f64(&v, "retry_after");
+    if (seconds > 0 && seconds < 1e6) wait_ms = GW__MAX(wait_ms, (uint64_t)(seconds * 1000.0) + 1);
+    return GW__MIN(wait_ms, GW__RETRY_AFTER_MAX_MS);
+}
+
+static gw__discover_found gw__discover_answered(gw__discover *discover)
+{
+    if (discover->http.status != 200) return gw__discover_refused(discover);
+    if (!gw__discover_read((const char *)gw__buf_data(&discover->http.body), gw__buf_len(&discover->http.body),
+                           &discover->info, &discover->fault)) return GW__DISCOVER_FAILED;
+    return GW__DISCOVER_DONE;
+}
+
+static gw__discover_found gw__discover_step(gw__discover *discover, gw__trust *trust, const gw__trust_clock *clock, uint64_t now_ms)
+{
+    gw__http_found found;
+    const uint8_t *bytes;
+    size_t len, used = 0;
+    gw__link_state before = discover->link.state;
+    if (before != GW__LINK_OPEN) {
+        if (gw__link_step(&discover->link, trust, clock, NULL, now_ms) == GW__LINK_ENDED)
+            return gw__discover_fail(discover, &discover->link.fault);
+        if (discover->link.state == before)
+            return gw__link_has_work(&discover->link) ? GW__DISCOVER_MORE : GW__DISCOVER_WAITING;
+        if (discover->link.state != GW__LINK_OPEN) return GW__DISCOVER_MORE;
+    }
+    if (!discover->asked) {
+        discover->asked = 1;
+        discover->deadline_ms = now_ms + GW__DISCOVER_TIMEOUT_MS;
+        if (!gw__http_write_get(&discover->link.out, &discover->url, discover->url.target, discover->token))
+            gw__fault_set(&discover->link.fault, GW_REASON_MEMORY, 0, "no memory for the request of /gateway/bot");
+        gw__link_flush(&discover->link);
+    }
+    bytes = gw__link_peek(&discover->link, &len, now_ms);
+    if (bytes) {
+        found = gw__http_push(&discover->http, bytes, len, &used);
+        gw__link_take(&discover->link, used);
+    } else {
+        if (discover->link.state != GW__LINK_ENDED) return GW__DISCOVER_WAITING;
+        found = gw__http_end(&discover->http);
+        if (found != GW__HTTP_DONE) return gw__discover_fail(discover, &discover->link.fault);
+    }
+    if (found == GW__HTTP_BROKEN) return gw__discover_fail(discover, &discover->http.fault);
+    return found == GW__HTTP_DONE ? gw__discover_answered(discover) : GW__DISCOVER_MORE;
+}
+
+static uint64_t gw__discover_next_ms(const gw__discover *discover)
+{
+    return discover->is_active && discover->link.state != GW__LINK_OPEN
+        ? GW__MIN(gw__link_next_ms(&discover->link), discover->deadline_ms) : discover->deadline_ms;
+}
+
+/* The deadline has passed: of the way, or of the answer. */
+static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t now_ms)
+{
+    if (discover->link.state != GW__LINK_OPEN && now_ms >= discover->link.deadline_ms) gw__link_expire(&discover->link, now_ms);
+    else if (discover->asked && now_ms >= discover->deadline_ms)
+        gw__fault_set(&discover->link.fault, GW_REASON_TIMEOUT, 0, "%s did not answer GET /gateway/bot in %u s",
+                      discover->url.host, (unsigned)(GW__DISCOVER_TIMEOUT_MS / 1000u));
+    else return GW__DISCOVER_WAITING;
+    return gw__discover_fail(discover, &discover->link.fault);
+}
+
+/* ==========================================================================
+ * >> room: client -- shards, timers, fairness, the budget of a turn; events out.
+ *    Knows:  all rooms above; the caller's config and calls.
+ *    Not:    the protocol.
+ * ========================================================================== */
+
+#ifndef GW_MAX_TOKENS
+#define GW_MAX_TOKENS 65536u                /* of an event that is looked into; a larger one is walked without tokens */
+#endif
+#ifndef GW_API_URL
+#define GW_API_URL "https://discord.com"
+#endif
+#define GW__TAG_DISCOVER 0xFFFFFFF0u        /* the low half of its connections' tags */
+#define GW__STOP_TIMEOUT_MS 5000u
+#define GW__PROBE_MS 5000u                  /* for the ACK that gw_recheck() asks for */
+#define GW__SLEPT_MS 10000u                 /* a shorter suspend is bridged by TCP */
+#define GW__KEEP_BYTES 16384u               /* of a payload buffer, after a large payload */
+#define GW__REDISCOVER_AFTER 3u             /* failed connects to the cached URL in a row */
+
+struct gw_client {
+    gw__shared shared;                      /* first: what the shards see of us */
+    gw__shard *shards;
+    uint32_t shard_count;
+    uint32_t *heap;                         /* of shard indexes, the next time on top */
+    uint32_t *ready;                        /* a ring of shard indexes that have something to do */
+    uint32_t ready_first, ready_count;
+    void *watches;                          /* lent to a poller that keeps its own list */
+    size_t watches_bytes;
+    gw__discover discover;
+    uint32_t url_is_given;
+    uint64_t discover_at_ms;                /* GW__NEVER: nobody wants to know */
+
+    gw_event event;                         /* in the caller's hand, with all that follows */
+    gw__buf hand;                           /* its d */
+    gw__json_index index;
+    gw__notice notice;
+    char name[GW__NAME_MAX];
+    gw__shard *hand_shard;
+
+    uint64_t (*monotonic_us)(void *user);
+    uint64_t (*boot_us)(void *user);
+    uint32_t turn_bytes_max, turn_us_max, in_turn;
+    uint64_t turn_began_us, longest_turn_us;
+    uint64_t slept_us;                      /* boot time minus monotonic time, at the last look */
+    uint32_t fd_asked, woken;
+    uint32_t stopping;                      /* enum gw_how */
+    uint64_t stop_deadline_ms;
+    uint32_t closed_said, closed;
+    gw_ticket last_ticket;
+    char *texts[4];                         /* copies: token, ca_file, ca_pem, presence */
+    size_t texts_bytes[4];
+    char why[GW__FAULT_TEXT_MAX];
+};
+
+/* ---- time ---- */
+static uint64_t gw__client_now_us(gw_client *gw)
+{
+    uint64_t now_us;
+    if (!gw->monotonic_us) return gw__sys_monotonic_us();
+    gw->shared.net.in_hook = 1;
+    now_us = gw->monotonic_us(gw->shared.net.user);
+    gw->shared.net.in_hook = 0;
+    return now_us;
+}
+
+static uint64_t gw__client_boot_us(gw_client *gw, uint64_t now_us)
+{
+    uint64_t boot_us;
+    if (!gw->boot_us) return gw->monotonic_us ? now_us : gw__sys_boot_us();
+    gw->shared.net.in_hook = 1;
+    boot_us = gw->boot_us(gw->shared.net.user);
+    gw->shared.net.in_hook = 0;
+    return boot_us;
+}
+
+/* ---- the ready list: each shard at most once, served in turn ---- */
+static void gw__client_push_ready(gw_client *gw, gw__shard *shard)
+{
+    if (shard->in_ready) return;
+    shard->in_ready = 1;
+    gw->ready[(gw->ready_first + gw->ready_count++) % gw->shard_count] = shard->index;
+}
+
+static gw__shard *gw__client_pop_ready(gw_client *gw)
+{
+    gw__shard *shard;
+    if (gw->ready_count == 0) return NULL;
+    shard = &gw->shards[gw->ready[gw->ready_first]];
+    gw->ready_first = (gw->ready_first + 1) % gw->shard_count;
+    gw->ready_count--;
+    shard->in_ready = 0;
+    return shard;
+}
+
+/* ---- the heap of times: a thousand idle shards cost one look at its top ---- */
+static int gw__heap_less(const gw_client *gw, uint32_t a, uint32_t b)
+{
+    return gw->shards[gw->heap[a]].next_ms < gw->shards[gw->heap[b]].next_ms;
+}
+
+static void gw__heap_swap(gw_client *gw, uint32_t a, uint32_t b)
+{
+    uint32_t index = gw->heap[a];
+    gw->heap[a] = gw->heap[b];
+    gw->heap[b] = index;
+    gw->shards[gw->heap[a]].heap_at = a;
+    gw->shards[gw->heap[b]].heap_at = b;
+}
+
+static void gw__heap_settle(gw_client *gw, uint32_t at)
+{
+    uint32_t child;
+    while (at && gw__heap_less(gw, at, (at - 1) / 2)) {
+        gw__heap_swap(gw, at, (at - 1) / 2);
+        at = (at - 1) / 2;
+    }
+    for (; (child = 2 * at + 1) < gw->shard_count; at = child) {
+        if (child + 1 < gw->shard_count && gw__heap_less(gw, child + 1, child)) child++;
+        if (!gw__heap_less(gw, child, at)) return;
+        gw__heap_swap(gw, at, child);
+    }
+}
+
+/* After anything that may have changed a shard: its time, and what the poller should look for. */
+static void gw__client_settle(gw_client *gw, gw__shard *shard, uint64_t now_ms)
+{
+    uint64_t next_ms = gw__shard_next_ms(shard, now_ms);
+    gw__link_watch(&shard->link);
+    if (next_ms == shard->next_ms) return;
+    shard->next_ms = next_ms;
+    gw__heap_settle(gw, shard->heap_at);
+}
+
+static void gw__client_kick(gw_client *gw, gw__shard *shard, uint64_t now_ms)
+{
+    shard->deadline_ms = now_ms;
+    gw__client_settle(gw, shard, now_ms);
+}
+
+/* ---- discover: who knows the Gateway's URL ---- */
+static void gw__client_kick_gated(gw_client *gw, uint64_t now_ms)
+{
+    uint32_t i;
+    for (i = 0; i < gw->shard_count; i++)
+        if (gw->shards[i].state == GW__GATED) gw__client_kick(gw, &gw->shards[i], now_ms);
+}
+
+static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
+{
+    gw__gateway_info *info = &gw->discover.info;
+    gw__buf *body = &gw->discover.http.body;
+    gw__fault fault;
+    memset(&fault, 0, sizeof fault);
+    gw__url_parse(&gw->shared.gateway_url, info->url, strlen(info->url), &fault);   /* discover has looked at it */
+    gw->shared.has_gateway_url = 1;
+    gw->shared.gateway_url_failures = 0;
+    gw__gate_widen(&gw->shared.gate, info->max_concurrency);
+    gw__gate_limit(&gw->shared.gate, info->remaining, info->reset_after_ms, now_ms);
+    if (gw__buf_append(body, "", 1))
+        gw__notice_push(&gw->shared, GW_GATEWAY_INFO, GW_ALL, info->url, (const char *)gw__buf_data(body));
+    gw__discover_end(&gw->discover);
+    gw->discover.tries = 0;
+    gw->discover_at_ms = GW__NEVER;
+    gw__client_kick_gated(gw, now_ms);
+}
+
+static void gw__client_on_info_failed(gw_client *gw, uint64_t now_ms)
+{
+    gw__discover *discover = &gw->discover;
+    uint32_t cap_ms = GW__MIN(500u << GW__MIN(++discover->tries, 7u), GW__BACKOFF_CAP_MS);
+    uint64_t wait_ms = (uint64_t)cap_ms * gw__shared_random(&gw->shared) / UINT32_MAX;
+    gw_event *event;
+    wait_ms = GW__MAX(wait_ms, gw__discover_retry_after_ms(discover));
+    event = gw__notice_push(&gw->shared, discover->is_final ? GW_FATAL : GW_DISCONNECTED, GW_ALL, discover->fault.text, NULL);
+    if (event) {
+        event->reason = discover->fault.reason;
+        event->close_code = discover->fault.code;
+        event->will = discover->is_final ? GW_NEXT_NOTHING : GW_NEXT_IDENTIFY;
+        event->in_ms = discover->is_final ? 0 : (uint32_t)wait_ms;
+    }
+    gw->shared.fatal |= discover->is_final;
+    gw->discover_at_ms = discover->is_final ? GW__NEVER : now_ms + wait_ms;
+    gw__discover_end(discover);
+}
+
+static void gw__client_discover(gw_client *gw, uint64_t now_ms)
+{
+    gw__trust_clock clock;
+    gw__discover *discover = &gw->discover;
+    gw__discover_found found = GW__DISCOVER_WAITING;
+    if (!discover->is_active) {
+        if (now_ms < gw->discover_at_ms) return;
+        if (!gw__discover_begin(discover, GW_API_URL, gw->shared.identity.token,
+                                (uint64_t)++gw->shared.connections << 32 | GW__TAG_DISCOVER, now_ms)) found = GW__DISCOVER_FAILED;
+    }
+    clock = gw__shared_clock(&gw->shared);
+    if (found != GW__DISCOVER_FAILED) found = gw__discover_step(discover, &gw->shared.trust, &clock, now_ms);
+    if (found == GW__DISCOVER_WAITING) found = gw__discover_expire(discover, now_ms);
+    if (found == GW__DISCOVER_DONE) gw__client_on_info(gw, now_ms);
+    else if (found == GW__DISCOVER_FAILED) gw__client_on_info_failed(gw, now_ms);
+    else gw__link_watch(&discover->link);
+}
+
+/* ---- looking: what the poller saw becomes flags of links ---- */
+static void gw__client_on_woken(gw_client *gw, uint64_t now_ms)
+{
+    uint32_t i, by = gw__sys_poller_unwake(&gw->shared.poller);
+    if (by & GW__WOKEN_BY_CALLER) {
+        gw->woken = 1;
+        gw__client_kick_gated(gw, now_ms);          /* a gate or a resolver may have its answer now */
+    }
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__link *link = &gw->shards[i].link;
+        if (link->state == GW__LINK_RESOLVING || link->tcp.stream) {
+            link->readable = link->tcp.stream != NULL;
+            link->dns.ask_again_ms = 0;
+            gw__client_push_ready(gw, &gw->shards[i]);
+        }
+    }
+    gw->discover.link.dns.ask_again_ms = 0;
+    if (gw->discover.link.tcp.stream) gw->discover.link.readable = 1;
+}
+
+static void gw__client_on_ready(gw_client *gw, const gw__ready *seen, uint64_t now_ms)
+{
+    uint32_t index = (uint32_t)(seen->tag & UINT32_MAX);
+    gw__link *link;
+    if (seen->tag == GW__TAG_WAKE) {
+        gw__client_on_woken(gw, now_ms);
+        return;
+    }
+    if (index != GW__TAG_DISCOVER && index >= gw->shard_count) return;      /* the timer */
+    link = index == GW__TAG_DISCOVER ? &gw->discover.link : &gw->shards[index].link;
+    if (link->tcp.tag != seen->tag) return;                                 /* of a connection that is gone */
+    if (seen->readable) link->readable = 1;
+    if (seen->writable) gw__link_flush(link);
+    if (index != GW__TAG_DISCOVER) gw__client_push_ready(gw, &gw->shards[index]);
+}
+
+/* Streams of config.transport without a descriptor are simply tried. */
+static void gw__client_try_streams(gw_client *gw)
+{
+    uint32_t i;
+    if (!gw->shared.net.transport) return;
+    if (gw->discover.link.tcp.stream && gw->discover.link.tcp.fd == GW__NO_FD) gw->discover.link.readable = 1;
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__link *link = &gw->shards[i].link;
+        if (!link->tcp.stream || link->tcp.fd != GW__NO_FD) continue;
+        link->readable = 1;
+        gw__link_flush(link);
+        gw__client_push_ready(gw, &gw->shards[i]);
+    }
+}
+
+static void gw__client_look(gw_client *gw, int32_t timeout_ms)
+{
+    gw__ready seen[32];
+    uint32_t i, count = gw__sys_poller_wait(&gw->shared.poller, timeout_ms, seen, GW__COUNT(seen));
+    uint64_t now_ms = gw__client_now_us(gw) / 1000u;
+    for (i = 0; i < count; i++) gw__client_on_ready(gw, &seen[i], now_ms);
+    gw__client_try_streams(gw);
+}
+
+/* ---- time passes ---- */
+
+/* The machine was suspended: every connection is old news, every wait is over. */
+static void gw__client_on_sleep(gw_client *gw, uint64_t now_us)
+{
+    uint64_t slept_us = gw__client_boot_us(gw, now_us) - now_us, before_us = gw->slept_us;
+    char text[96];
+    uint32_t i;
+    gw->slept_us = slept_us;
+    if (slept_us < before_us + GW__SLEPT_MS * UINT64_C(1000) || slept_us > UINT64_MAX / 2) return;
+    gw__text_format(text, sizeof text, "the machine slept for %llu s", (unsigned long long)((slept_us - before_us) / 1000000u));
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__shard *shard = &gw->shards[i];
+        if (!gw__notices_have_room(&gw->shared.notices)) {
+            gw->slept_us = before_us;               /* the others at the next turn; those that wait then are not touched */
+            return;
+        }
+        if (gw__shard_is_open(shard)) gw__shard_fail(shard, GW_REASON_SLEPT, text, now_us / 1000u);
+        if (shard->state == GW__WAITING) gw__client_kick(gw, shard, now_us / 1000u);
+        gw__client_settle(gw, shard, now_us / 1000u);
+    }
+}
+
+static void gw__client_on_time(gw_client *gw, uint64_t now_us)
+{
+    uint64_t now_ms = now_us / 1000u;
+    uint32_t served = 0;
+    while (gw->shard_count && served++ < gw->shard_count && gw__notices_have_room(&gw->shared.notices)) {
+        gw__shard *shard = &gw->shards[gw->heap[0]];
+        if (shard->next_ms > now_ms) break;
+        gw__shard_on_time(shard, now_us);
+        gw__client_push_ready(gw, shard);
+        gw__link_watch(&shard->link);
+        shard->next_ms = GW__MAX(gw__shard_next_ms(shard, now_ms), now_ms + 1);     /* once a look */
+        gw__heap_settle(gw, shard->heap_at);
+    }
+    if (!gw->url_is_given && gw->shared.gateway_url_failures >= GW__REDISCOVER_AFTER && gw->discover_at_ms == GW__NEVER) {
+        gw->shared.gateway_url_failures = 0;
+        gw->discover_at_ms = now_ms;
+    }
+    if (gw__notices_have_room(&gw->shared.notices) && !gw->stopping && !gw->shared.fatal) gw__client_discover(gw, now_ms);
+}
+
+/* ---- the end ---- */
+static int gw__client_all_stopped(const gw_client *gw)
+{
+    uint32_t i;
+    for (i = 0; i < gw->shard_count; i++) if (gw->shards[i].state != GW__STOPPED) return 0;
+    return 1;
+}
+
+static void gw__client_stop_all(gw_client *gw, uint32_t how, uint64_t now_ms)
+{
+    uint32_t i;
+    gw->stopping = how;
+    gw->stop_deadline_ms = now_ms + GW__STOP_TIMEOUT_MS;
+    gw__discover_end(&gw->discover);
+    gw->discover_at_ms = GW__NEVER;
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__shard_stop(&gw->shards[i], how, now_ms);
+        gw__client_push_ready(gw, &gw->shards[i]);
+        gw__client_settle(gw, &gw->shards[i], now_ms);
+    }
+}
+
+static void gw__client_look_at_end(gw_client *gw, uint64_t now_ms)
+{
+    if (gw->shared.fatal && !gw->stopping) gw__client_stop_all(gw, GW_KEEP, now_ms);
+    if (!gw->stopping || gw->closed_said || !gw__client_all_stopped(gw) || !gw__notices_have_room(&gw->shared.notices)) return;
+    gw->closed_said = 1;
+    gw__notice_push(&gw->shared, GW_CLOSED, GW_ALL, gw->shared.fatal ? "closed after a fatal error" : "closed by the caller", NULL);
+}
+
+/* ---- events out ---- */
+
+/* The event in hand counts as taken from here on. */
+static void gw__client_let_go(gw_client *gw)
+{
+    gw__shard *shard = gw->hand_shard;
+    gw__mem_free(&gw->shared.mem, gw->notice.text, gw->notice.text_bytes);
+    memset(&gw->notice, 0, sizeof gw->notice);
+    gw->hand_shard = NULL;
+    gw__buf_clear(&gw->hand);
+    gw__buf_shrink(&gw->hand, GW__KEEP_BYTES);
+    if (!shard) return;
+    shard->in_hand = 0;
+    if (gw->shared.ack_by_hand || gw->event.session != shard->session.number) return;
+    if (shard->session.has_taken && gw->event.seq <= shard->session.taken_seq) return;
+    shard->session.taken_seq = gw->event.seq;
+    shard->session.has_taken = 1;
+}
+
+static const gw_event *gw__client_hand_out_notice(gw_client *gw)
+{
+    gw__notices *notices = &gw->shared.notices;
+    if (gw->woken && notices->count < GW__NOTICES_MAX) {
+        gw->woken = 0;
+        gw__notice_push(&gw->shared, GW_WOKEN, GW_ALL, "gw_wake() was called", NULL);
+    }
+    if (notices->count == 0) return NULL;
+    gw->notice = notices->ring[notices->first];
+    notices->first = (notices->first + 1) % GW__NOTICES_MAX;
+    notices->count--;
+    gw->event = gw->notice.event;
+    if (gw->event.type == GW_CLOSED) gw->closed = 1;
+    return &gw->event;
+}
+
+/* The payload's buffer changes hands with the one before: the shard can go on while the caller reads. */
+static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
+{
+    gw__buf hand = gw->hand;
+    gw->hand = shard->payload;
+    shard->payload = hand;
+    gw->event = shard->event;
+    shard->has_event = 0;
+    shard->in_hand = 1;
+    gw->hand_shard = shard;
+    if (gw->event.type == GW_UNKNOWN_DISPATCH) {
+        memcpy(gw->name, shard->scan.name, sizeof gw->name);
+        gw->event.name = gw->name;
+    }
+    gw__json_index_point(&gw->index, gw->event.d.ptr, gw->event.d.len);
+    gw->event.d.index = &gw->index;
+    return &gw->event;
+}
+
+/* One step of the shard whose turn it is. 1: it has an event; *out is the shard. */
+static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
+{
+    gw__shard *shard = gw__client_pop_ready(gw);
+    gw__step step = GW__STEP_EVENT;
+    *out = shard;
+    if (!shard) return 0;
+    if (!shard->has_event) step = gw__shard_step(shard, now_us);
+    if (step == GW__STEP_MORE || (step == GW__STEP_EVENT && !shard->link.held)) gw__client_push_ready(gw, shard);
+    gw__shard_pump(shard, now_us / 1000u);
+    gw__client_settle(gw, shard, now_us / 1000u);
+    return step == GW__STEP_EVENT && !shard->link.held;
+}
+
+static int gw__client_turn_is_over(const gw_client *gw, uint64_t now_us)
+{
+    return gw->shared.turn_bytes >= gw->turn_bytes_max || now_us - gw->turn_began_us >= gw->turn_us_max;
+}
+
+static uint64_t gw__client_begin_turn(gw_client *gw)
+{
+    uint64_t now_us;
+    if (!gw->in_turn) gw__client_look(gw, 0);
+    now_us = gw__client_now_us(gw);
+    if (!gw->in_turn) {
+        gw->in_turn = 1;
+        gw->turn_began_us = now_us;
+        gw->shared.turn_bytes = 0;
+        gw__client_on_sleep(gw, now_us);
+    }
+    gw__client_on_time(gw, now_us);
+    return now_us;
+}
+
+static void gw__client_end_turn(gw_client *gw, uint64_t now_us)
+{
+    gw->in_turn = 0;
+    gw->longest_turn_us = GW__MAX(gw->longest_turn_us, now_us - gw->turn_began_us);
+}
+
+/* Works until there is an event, nothing to do, or the turn's budget is spent. */
+static const gw_event *gw__client_turn(gw_client *gw)
+{
+    uint64_t now_us = gw__client_begin_turn(gw);
+    const gw_event *event;
+    gw__shard *shard;
+    for (;;) {
+        gw__client_look_at_end(gw, now_us / 1000u);
+        if ((event = gw__client_hand_out_notice(gw)) != NULL) return event;
+        if (gw__client_turn_is_over(gw, now_us)) break;
+        if (gw__client_step(gw, now_us, &shard)) return gw__client_hand_out(gw, shard);
+        if (!shard) break;
+        now_us = gw__client_now_us(gw);
+    }
+    gw__client_end_turn(gw, now_us);
+    return NULL;
+}
+
+static int gw__client_has_work(gw_client *gw)
+{
+    if (gw->shared.notices.count || gw->ready_count || gw->woken) return 1;
+    return gw->discover.is_active && gw__link_has_work(&gw->discover.link);
+}
+
+static uint64_t gw__client_next_ms(gw_client *gw)
+{
+    uint64_t next_ms = gw->shard_count ? gw->shards[gw->heap[0]].next_ms : GW__NEVER;
+    next_ms = GW__MIN(next_ms, gw__discover_next_ms(&gw->discover));
+    if (!gw->discover.is_active) next_ms = GW__MIN(next_ms, gw->discover_at_ms);
+    return next_ms;
+}
+
+/* The timer behind gw_fd(); nothing to do until somebody has asked for it, or sleeps in gw_wait(). */
+static void gw__client_arm(gw_client *gw)
+{
+    uint64_t next_ms;
+    if (!gw->fd_asked) return;
+    next_ms = gw->closed ? GW__NEVER : gw__client_has_work(gw) ? 0 : gw__client_next_ms(gw);
+    gw__sys_poller_arm(&gw->shared.poller, next_ms > UINT64_MAX / 1000u ? GW__NEVER : next_ms * 1000u, gw__client_now_us(gw));
+}
+
+/* ---- who may come in ---- */
+static int gw__client_in_hook(const gw_client *gw)
+{
+    return gw->shared.mem.in_hook || gw->shared.logger.in_hook || gw->shared.net.in_hook;
+}
+
+/* The call's own failure: kept for gw_why(), and answered. */
+static int32_t gw__client_refuse(gw_client *gw, int32_t result, const char *why)
+{
+    gw__text_format(gw->why, sizeof gw->why, "%s%s%s", gw__result_text(result), why[0] ? ": " : "", why);
+    gw__text_redact(gw->why, gw->shared.identity.token);
+    return result;
+}
+
+/* GW_OK, or why this call cannot be served. */
+static int32_t gw__client_may_enter(gw_client *gw)
+{
+    if (!gw) return GW_ERROR_ENDED;
+    if (gw__client_in_hook(gw)) return GW_ERROR_IN_HOOK;
+    if (gw->closed) return gw__client_refuse(gw, GW_ERROR_ENDED, "CLOSED was taken");
+    return GW_OK;
+}
+
+static gw__shard *gw__client_shard(gw_client *gw, int32_t id)
+{
+    uint32_t i;
+    for (i = 0; i < gw->shard_count; i++) if (gw->shards[i].id == id) return &gw->shards[i];
+    return NULL;
+}
+
+/* ==========================================================================
+ * >> room: session text -- sessions as a small text that survives the process.
+ *    Knows:  its lines, its checksum, what makes a text one of this bot.
+ *    Not:    files; when to save.
+ *      gw1 <bot> <user id> <application id> <identifies> <window ends, unix> <last identify, unix> <gateway url>
+ *      <shard> <total> <session number> <seq> <session id> <resume url>            a line a shard
+ *      end <checksum of all before>
+ *    <bot> is a digest of the token, so that a text of another bot is refused; "-" stands for what is not known.
+ * ========================================================================== */
+
+#define GW__WORD_MAX 240u
+#define GW__SAVED_URL_MAX 100u              /* a longer one is left out, so that a shard's text fits GW_SESSION_MAX */
+
+static uint32_t gw__text_checksum(const char *text, size_t len)
+{
+    uint32_t hash = 2166136261u;            /* FNV-1a: finds a cut, guards against nothing else */
+    size_t i;
+    for (i = 0; i < len; i++) hash = (hash ^ (uint8_t)text[i]) * 16777619u;
+    return hash;
+}
+
+static void gw__text_bot(const char *token, char out[9])
+{
+    br_sha256_context hash;
+    uint8_t digest[br_sha256_SIZE];
+    br_sha256_init(&hash);
+    br_sha256_update(&hash, "discord_gateway.h", 17);
+    br_sha256_update(&hash, token, strlen(token));
+    br_sha256_out(&hash, digest);
+    gw__text_format(out, 9, "%02x%02x%02x%02x", (unsigned)digest[0], (unsigned)digest[1], (unsigned)digest[2], (unsigned)digest[3]);
+}
+
+/* A word that may stand in a line: no blanks, no control bytes, not empty. */
+static const char *gw__text_word_or_dash(const char *word, size_t max)
+{
+    size_t i, len = strlen(word);
+    if (len == 0 || len > max) return "-";
+    for (i = 0; i < len; i++) if ((uint8_t)word[i] <= ' ' || (uint8_t)word[i] > '~') return "-";
+    return word;
+}
+
+typedef struct gw__lines {                  /* writes a text whose end may lie behind the caller's buffer */
+    char *out;
+    size_t cap, len;
+    uint32_t checksum;
+} gw__lines;
+
+static void gw__lines_add(gw__lines *lines, const char *text, size_t len)
+{
+    size_t i;
+    for (i = 0; i < len; i++) {
+        lines->checksum = (lines->checksum ^ (uint8_t)text[i]) * 16777619u;
+        if (lines->len + 1 < lines->cap) lines->out[lines->len] = text[i];
+        lines->len++;
+    }
+}
+
+static void gw__lines_add_url(gw__lines *lines, const gw__url *url, char end)
+{
+    char text[GW__HOST_MAX + GW__PATH_MAX + 32] = "";
+    const char *word;
+    if (url->host[0]) gw__url_write(url, text, sizeof text);
+    word = gw__text_word_or_dash(text, GW__SAVED_URL_MAX);
+    gw__lines_add(lines, word, strlen(word));
+    gw__lines_add(lines, &end, 1);
+}
+
+static void gw__client_save_head(gw_client *gw, gw__lines *lines)
+{
+    gw__shared *shared = &gw->shared;
+    uint64_t now_ms = gw__client_now_us(gw) / 1000u, unix_time = gw__shared_clock(shared).unix_time, ends = 0;
+    char bot[9], line[160];
+    size_t len;
+    if (shared->gate.resets_ms != GW__NEVER && shared->gate.resets_ms > now_ms && unix_time)
+        ends = unix_time + (shared->gate.resets_ms - now_ms) / 1000u;
+    gw__text_bot(shared->identity.token, bot);
+    len = gw__text_format(line, sizeof line, "gw1 %s %llu %llu %u %llu %llu ", bot, (unsigned long long)shared->user_id,
+                          (unsigned long long)shared->application_id, (unsigned)shared->gate.spent,
+                          (unsigned long long)ends, (unsigned long long)shared->gate.last_unix);
+    gw__lines_add(lines, line, len);
+    gw__lines_add_url(lines, &shared->gateway_url, '\n');
+}
+
+static void gw__client_save_shard(gw_client *gw, const gw__shard *shard, gw__lines *lines)
+{
+    const gw__session *session = &shard->session;
+    const char *id = gw__text_word_or_dash(session->id, GW__SESSION_ID_MAX);
+    char line[GW__WORD_MAX];
+    size_t len;
+    if (strcmp(id, "-") == 0 || !session->has_taken) return;
+    len = gw__text_format(line, sizeof line, "%d %d %u %llu %s ", (int)shard->id, (int)gw->shared.identity.shard_total,
+                          (unsigned)session->number, (unsigned long long)session->taken_seq, id);
+    gw__lines_add(lines, line, len);
+    gw__lines_add_url(lines, &session->resume_url, '\n');
+}
+
+GW_API size_t gw_session_save(gw_client *gw, int32_t shard, char *out, size_t cap)
+{
+    gw__lines lines;
+    char end[24];
+    uint32_t i;
+    if (cap) out[0] = 0;
+    if (!gw || gw__client_in_hook(gw) || !gw->shared.identity.token) return 0;
+    lines.out = out;
+    lines.cap = cap;
+    lines.len = 0;
+    lines.checksum = 2166136261u;
+    gw__client_save_head(gw, &lines);
+    for (i = 0; i < gw->shard_count; i++)
+        if (shard == GW_ALL || gw->shards[i].id == shard) gw__client_save_shard(gw, &gw->shards[i], &lines);
+    gw__lines_add(&lines, end, gw__text_format(end, sizeof end, "end %08x\n", (unsigned)lines.checksum));
+    if (cap) out[GW__MIN(lines.len, cap - 1)] = 0;
+    return lines.len;
+}
+
+typedef struct gw__words { const char *at, *end; } gw__words;
+
+/* The next word of the line, 0-terminated in `word`; 0: the line has no more, or it is too long. */
+static int gw__words_next(gw__words *words, char word[GW__WORD_MAX])
+{
+    size_t len = 0;
+    while (words->at < words->end && *words->at == ' ') words->at++;
+    while (words->at < words->end && *words->at != ' ' && *words->at != '\n') {
+        if (len + 1 == GW__WORD_MAX) return 0;
+        word[len++] = *words->at++;
+    }
+    word[len] = 0;
+    return len > 0;
+}
+
+static int gw__words_number(gw__words *words, uint64_t *out)
+{
+    char word[GW__WORD_MAX];
+    return gw__words_next(words, word) && gw__text_to_u64(word, strlen(word), out);
+}
+
+static int gw__words_url(gw__words *words, gw__url *url)
+{
+    char word[GW__WORD_MAX];
+    gw__fault fault;
+    memset(&fault, 0, sizeof fault);
+    memset(url, 0, sizeof *url);
+    if (!gw__words_next(words, word)) return 0;
+    return strcmp(word, "-") == 0 || (gw__url_parse(url, word, strlen(word), &fault) && gw__url_allowed(url, &fault) && !url->http);
+}
+
+static int gw__words_end_line(gw__words *words)
+{
+    return words->at < words->end && *words->at++ == '\n';
+}
+
+/* What was spent of the day's Identifies goes on counting. */
+static void gw__client_load_budget(gw_client *gw, uint64_t spent, uint64_t ends, uint64_t last, uint64_t now_ms)
+{
+    gw__gate *gate = &gw->shared.gate;
+    uint64_t unix_time = gw__shared_clock(&gw->shared).unix_time;
+    if (unix_time == 0) return;
+    gate->last_unix = last;
+    if (ends > unix_time && ends - unix_time <= GW__IDENTIFY_DAY_MS / 1000u) {
+        gate->spent = (uint32_t)GW__MIN(spent, GW__IDENTIFY_DAY_LIMIT);
+        if (!gate->limit_is_known) {
+            gate->remaining = GW__IDENTIFY_DAY_LIMIT - gate->spent;
+            gate->resets_ms = now_ms + (ends - unix_time) * 1000u;
+        }
+    }
+    if (last <= unix_time && unix_time - last < 6) gw__gate_delay(gate, now_ms + GW__IDENTIFY_EVERY_MS);
+}
+
+static int gw__client_load_head(gw_client *gw, gw__words *words, uint64_t now_ms)
+{
+    char word[GW__WORD_MAX], bot[9];
+    uint64_t user, application, spent, ends, last;
+    gw__url url;
+    gw__text_bot(gw->shared.identity.token, bot);
+    if (!gw__words_next(words, word) || strcmp(word, "gw1") != 0) return 0;
+    if (!gw__words_next(words, word) || strcmp(word, bot) != 0) return 0;
+    if (!gw__words_number(words, &user) || !gw__words_number(words, &application) || !gw__words_number(words, &spent) ||
+        !gw__words_number(words, &ends) || !gw__words_number(words, &last) || !gw__words_url(words, &url) ||
+        !gw__words_end_line(words)) return 0;
+    gw->shared.user_id = user;
+    gw->shared.application_id = application;
+    if (!gw->shared.has_gateway_url && url.host[0]) {
+        gw->shared.gateway_url = url;
+        gw->shared.has_gateway_url = 1;
+        gw->discover_at_ms = GW__NEVER;         /* asked when it stops working */
+    }
+    gw__client_load_budget(gw, spent, ends, last, now_ms);
+    return 1;
+}
+
+/* A line of a shard that we do not run is read over. */
+static int gw__client_load_shard(gw_client *gw, gw__words *words)
+{
+    uint64_t id, total, number, seq;
+    char session_id[GW__WORD_MAX];
+    gw__url url;
+    gw__shard *shard;
+    if (!gw__words_number(words, &id) || !gw__words_number(words, &total) || !gw__words_number(words, &number) ||
+        !gw__words_number(words, &seq) || !gw__words_next(words, session_id) || !gw__words_url(words, &url) ||
+        !gw__words_end_line(words) || strlen(session_id) >= GW__SESSION_ID_MAX || id > INT32_MAX || number > UINT32_MAX) return 0;
+    if (total != (uint64_t)gw->shared.identity.shard_total) return 0;
+    shard = gw__client_shard(gw, (int32_t)id);
+    if (!shard) return 1;
+    gw__text_format(shard->session.id, sizeof shard->session.id, "%s", session_id);
+    shard->session.resume_url = url;
+    shard->session.number = (uint32_t)number;
+    shard->session.received_seq = shard->session.taken_seq = seq;
+    shard->session.has_received = shard->session.has_taken = 1;
+    return 1;
+}
+
+/* 0: the text is cut, or of another bot, version or shard count. */
+static int gw__client_load(gw_client *gw, const char *text, size_t len, uint64_t now_ms)
+{
+    gw__words words;
+    char end[24];
+    const size_t end_len = 13;              /* "end " and eight digits and a newline */
+    if (len < end_len) return 0;
+    gw__text_format(end, sizeof end, "end %08x\n", (unsigned)gw__text_checksum(text, len - end_len));
+    if (memcmp(text + len - end_len, end, end_len) != 0) return 0;
+    words.at = text;
+    words.end = text + len - end_len;
+    if (!gw__client_load_head(gw, &words, now_ms)) return 0;
+    while (words.at < words.end) if (!gw__client_load_shard(gw, &words)) return 0;
+    return 1;
+}
+
+/* ==========================================================================
+ * >> room: calls -- the public functions: config in, events out.
+ *    Knows:  what a caller may give, and may do wrong.
+ *    Not:    how anything is done; each call is a few lines over the client.
+ * ========================================================================== */
+
+/* ---- config ---- */
+static uint32_t gw__or_default(uint32_t value, uint32_t otherwise)
+{
+    return value ? value : otherwise;
+}
+
+/* Without what is often pasted with it: "Bot ", blanks, a newline. */
+static const char *gw__token_trim(const char *token, size_t *len)
+{
+    *len = strlen(token);
+    while (*len && (uint8_t)token[*len - 1] <= ' ') (*len)--;
+    while (*len && (uint8_t)*token <= ' ') { token++; (*len)--; }
+    if (*len >= 4 && gw__text_same_nocase(token, 4, "bot ")) {
+        token += 4;
+        *len -= 4;
+        while (*len && *token == ' ') { token++; (*len)--; }
+    }
+    return token;
+}
+
+/* Keeps a copy for the life of the client; place is one of gw->texts. */
+static char *gw__client_keep(gw_client *gw, uint32_t place, const char *text, size_t len, gw__fault *fault)
+{
+    char *copy = (char *)gw__mem_new(&gw->shared.mem, len + 1);
+    if (!copy) {
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for a copy of %lu bytes", (unsigned long)len);
+        return NULL;
+    }
+    memcpy(copy, text, len);
+    gw->texts[place] = copy;
+    gw->texts_bytes[place] = len + 1;
+    return copy;
+}
+
+static void gw__client_take_token(gw_client *gw, const gw_config *cfg, gw__fault *fault)
+{
+    size_t len = 0, i;
+    const char *token = cfg->token ? gw__token_trim(cfg->token, &len) : "";
+    gw->shared.identity.token = gw__client_keep(gw, 0, token, len, fault);
+    gw->shared.logger.secret = gw->shared.identity.token;
+    if (len == 0) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.token is missing: take it from the Developer Portal (Bot page)");
+    if (len > 512) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.token is too long to be one (%lu bytes)", (unsigned long)len);
+    for (i = 0; i < len; i++)
+        if ((uint8_t)token[i] <= ' ' || (uint8_t)token[i] > '~')
+            gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.token has a byte at place %lu that no token has (blank, control or not ASCII)", (unsigned long)i);
+}
+
+static void gw__client_take_identity(gw_client *gw, const gw_config *cfg, gw__fault *fault)
+{
+    gw__identity *identity = &gw->shared.identity;
+    uint32_t undefined = cfg->intents & ~(uint32_t)GW_INTENTS_ALL;
+    gw__json_writer writer;
+    const char *wrong = cfg->presence ? gw__presence_fault(cfg->presence) : NULL;
+    identity->intents = cfg->intents;
+    identity->large_threshold = cfg->large_threshold;
+    identity->shard_total = cfg->shard_total;
+    if (undefined)
+        gw__fault_set(fault, GW_REASON_CONFIG, 4013, "config.intents has bits that Discord does not define: 0x%08x (GW_INTENTS_ALL has all that there are)", (unsigned)undefined);
+    if (cfg->large_threshold && (cfg->large_threshold < 50 || cfg->large_threshold > 250))
+        gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.large_threshold is %u; it must be 50 to 250, or 0 for the default", (unsigned)cfg->large_threshold);
+    if (wrong) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.presence: %s", wrong);
+    if (!cfg->presence || fault->reason) return;
+    gw__json_write_begin(&writer, &gw->shared.scratch);
+    gw__presence_write(&writer, cfg->presence);
+    if (writer.failed) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.presence is larger than 4,096 bytes as JSON");
+    else identity->presence = gw__client_keep(gw, 3, (const char *)gw__buf_data(&gw->shared.scratch), gw__buf_len(&gw->shared.scratch), fault);
+    gw__buf_clear(&gw->shared.scratch);
+}
+
+static void gw__client_take_url(gw_client *gw, const gw_config *cfg, gw__fault *fault)
+{
+    gw__url *url = &gw->shared.gateway_url;
+    gw->discover_at_ms = 0;
+    if (!cfg->url || fault->reason) return;
+    if (!gw__url_parse(url, cfg->url, strlen(cfg->url), fault)) return;
+    if (!gw__url_fits_gateway(url, fault) || !gw__url_allowed(url, fault)) return;
+    gw->shared.has_gateway_url = gw->url_is_given = 1;
+    gw->discover_at_ms = GW__NEVER;
+}
+
+static void gw__client_take_trust(gw_client *gw, const gw_config *cfg, gw__fault *fault)
+{
+    gw__trust_source source;
+    memset(&source, 0, sizeof source);
+    if (cfg->ca_file) source.ca_file = gw__client_keep(gw, 1, cfg->ca_file, strlen(cfg->ca_file), fault);
+    if (cfg->ca_pem) source.ca_pem = gw__client_keep(gw, 2, cfg->ca_pem, strlen(cfg->ca_pem), fault);
+    source.anchors = cfg->trust_anchors;
+    source.anchor_count = cfg->trust_anchor_count;
+    source.memory_only = cfg->memory != NULL;
+    gw__trust_init(&gw->shared.trust, &gw->shared.mem, &source);
+    gw->shared.unix_time_floor = cfg->unix_time_floor;
+}
+
+static void gw__client_take_limits(gw_client *gw, const gw_config *cfg, gw__fault *fault)
+{
+    gw__shared *shared = &gw->shared;
+    shared->max_payload = gw__or_default(cfg->max_payload, 64u * 1024u * 1024u);
+    shared->ack_by_hand = cfg->ack_by_hand;
+    gw->turn_bytes_max = gw__or_default(cfg->turn_bytes, 65536);
+    gw->turn_us_max = gw__or_default(cfg->turn_us, 1000);
+    if (cfg->compress) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.compress is %u, but no decompressor is compiled in", (unsigned)cfg->compress);
+    if (cfg->proxy) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.proxy is not supported by version " GW_VERSION_TEXT);
+    if (!gw__gate_init(&shared->gate, &shared->mem, gw__or_default(cfg->max_concurrency, 1)))
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for the identify buckets");
+    else if (cfg->identify_remaining)
+        gw__gate_limit(&shared->gate, cfg->identify_remaining, gw__or_default(cfg->identify_reset_ms, GW__IDENTIFY_DAY_MS),
+                       gw__client_now_us(gw) / 1000u);
+}
+
+static void gw__client_take_hooks(gw_client *gw, const gw_config *cfg)
+{
+    gw__shared *shared = &gw->shared;
+    gw->monotonic_us = cfg->monotonic_us;
+    gw->boot_us = cfg->boot_us;
+    shared->unix_time = cfg->unix_time;
+    shared->identify_gate = cfg->identify_gate;
+    shared->logger.hook = cfg->log;
+    shared->logger.user = cfg->user;
+    shared->logger.level = gw__or_default(cfg->log_level, GW_LOG_INFO);
+    shared->net.mem = &shared->mem;
+    shared->net.logger = &shared->logger;
+    shared->net.poller = &shared->poller;
+    shared->net.user = cfg->user;
+    shared->net.random = cfg->random;
+    shared->net.resolve = cfg->resolve;
+    shared->net.transport = cfg->transport;
+    shared->net.no_thread = cfg->memory != NULL;
+}
+
+/* How many shards to run; the sums are done in 64 bits. */
+static uint32_t gw__config_shards(const gw_config *cfg, gw__fault *fault)
+{
+    int64_t last = (int64_t)cfg->shard_first + cfg->shard_count;
+    if (cfg->shard_first == 0 && cfg->shard_count == 0 && cfg->shard_total == 0) return 1;
+    if (cfg->shard_count == GW_ALL || (cfg->shard_count == 0 && cfg->shard_total > 0)) {
+        gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.shard_count: GW_ALL and 0 of a total are not supported by version " GW_VERSION_TEXT);
+        return 0;
+    }
+    if (cfg->shard_first >= 0 && cfg->shard_count > 0 && last <= cfg->shard_total) return (uint32_t)cfg->shard_count;
+    gw__fault_set(fault, GW_REASON_CONFIG, 4010, "config: shards %d to %lld of a total of %d do not exist", (int)cfg->shard_first,
+                  (long long)last - 1, (int)cfg->shard_total);
+    return 0;
+}
+
+static int gw__client_make_shards(gw_client *gw, const gw_config *cfg, uint32_t count)
+{
+    gw__mem *mem = &gw->shared.mem;
+    uint32_t i;
+    gw->shards = (gw__shard *)gw__mem_new(mem, count * sizeof *gw->shards);
+    gw->heap = (uint32_t *)gw__mem_new(mem, count * sizeof *gw->heap);
+    gw->ready = (uint32_t *)gw__mem_new(mem, count * sizeof *gw->ready);
+    gw->watches_bytes = (count + 1u) * GW__WATCH_BYTES;
+    gw->watches = gw__mem_new(mem, gw->watches_bytes);
+    gw__sys_poller_lend(&gw->shared.poller, gw->watches, gw->watches ? count + 1u : 0);
+    if (!gw->shards || !gw->heap || !gw->ready || (gw->watches_bytes && !gw->watches)) {
+        gw__mem_free(mem, gw->shards, count * sizeof *gw->shards);
+        gw__mem_free(mem, gw->heap, count * sizeof *gw->heap);
+        gw__mem_free(mem, gw->ready, count * sizeof *gw->ready);
+        gw->shards = NULL;
+        gw->heap = gw->ready = NULL;
+        return 0;
+    }
+    gw->shard_count = gw->shared.shard_count = count;
+    for (i = 0; i < count; i++) {
+        gw__shard_init(&gw->shards[i], &gw->shared, cfg->shard_first + (int32_t)i, i, gw__or_default(cfg->max_queued, 64),
+                       gw__or_default(cfg->max_queued_ms, 300000));
+        gw->heap[i] = gw->shards[i].heap_at = i;
+    }
+    return 1;
+}
+
+/* Fills the client in; what is wrong comes out as FATAL. */
+static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault *fault)
+{
+    uint32_t i, count;
+    uint64_t now_ms;
+    gw__client_take_hooks(gw, cfg);
+    if (!gw__sys_poller_open(&gw->shared.poller))
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "the system gives no descriptors to wait on: raise the limit of open files");
+    gw__client_take_token(gw, cfg, fault);
+    gw__client_take_identity(gw, cfg, fault);
+    gw__client_take_url(gw, cfg, fault);
+    gw__client_take_trust(gw, cfg, fault);
+    gw__client_take_limits(gw, cfg, fault);
+    gw__names_init(&gw->shared.names);
+    gw__buf_init(&gw->hand, &gw->shared.mem, gw->shared.max_payload);
+    gw__json_index_init(&gw->index, &gw->shared.mem, cfg->memory ? 1024 : GW_MAX_TOKENS);
+    count = gw__config_shards(cfg, fault);
+    if (fault->reason) return;
+    if (!gw__client_make_shards(gw, cfg, count)) {
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards", (unsigned)count);
+        return;
+    }
+    now_ms = gw__client_now_us(gw) / 1000u;
+    if (cfg->session && cfg->session_len && !gw__client_load(gw, cfg->session, cfg->session_len, now_ms))
+        gw__notice_push(&gw->shared, GW_SESSION_LOST, GW_ALL, gw__result_text(GW_ERROR_SESSION_TEXT), NULL);
+    for (i = 0; i < count; i++) {
+        gw__shard_enter(&gw->shards[i], GW__WAITING, now_ms, "opened");
+        gw__client_settle(gw, &gw->shards[i], now_ms);
+    }
+}
+
+/* ---- life ---- */
+GW_API uint32_t gw_version(void)
+{
+    return GW_VERSION;
+}
+
+GW_API gw_client *gw_open_sized(const gw_config *given, size_t config_bytes)
+{
+    gw_config cfg;
+    gw__mem mem;
+    gw_client *gw;
+    gw__fault fault;
+    gw_event *event;
+    memset(&cfg, 0, sizeof cfg);
+    memset(&fault, 0, sizeof fault);
+    if (given) memcpy(&cfg, given, GW__MIN(config_bytes, sizeof cfg));
+    gw__mem_init(&mem, cfg.alloc, cfg.user);
+    if (cfg.memory && !gw__mem_init_block(&mem, cfg.memory, cfg.memory_bytes)) return NULL;
+    gw = (gw_client *)gw__mem_new(&mem, sizeof *gw);
+    if (!gw) return NULL;
+    gw->shared.mem = mem;
+    gw__buf_init(&gw->shared.scratch, &gw->shared.mem, GW__SEND_BYTES_MAX + 64);
+    gw__client_take_hooks(gw, &cfg);
+    gw__discover_init(&gw->discover, &gw->shared.net);
+    gw__client_configure(gw, &cfg, &fault);
+    if (fault.reason) {
+        gw->shared.fatal = 1;
+        event = gw__notice_push(&gw->shared, GW_FATAL, GW_ALL, fault.text, NULL);
+        if (event) event->reason = fault.reason;
+    }
+    return gw;
+}
+
+GW_API void gw_close(gw_client *gw)
+{
+    gw__mem mem;
+    uint32_t i;
+    if (!gw || gw__client_in_hook(gw)) return;
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__shard_goodbye(&gw->shards[i]);
+        gw__shard_free(&gw->shards[i]);
+    }
+    gw__client_let_go(gw);
+    while (gw__client_hand_out_notice(gw)) gw__client_let_go(gw);
+    gw__discover_end(&gw->discover);
+    gw__json_index_free(&gw->index);
+    gw__buf_free(&gw->hand);
+    gw__buf_free(&gw->shared.scratch);
+    gw__trust_free(&gw->shared.trust);
+    gw__gate_free(&gw->shared.gate);
+    gw__sys_poller_close(&gw->shared.poller);
+    gw__mem_free(&gw->shared.mem, gw->watches, gw->watches_bytes);
+    gw__mem_free(&gw->shared.mem, gw->ready, gw->shard_count * sizeof *gw->ready);
+    gw__mem_free(&gw->shared.mem, gw->heap, gw->shard_count * sizeof *gw->heap);
+    gw__mem_free(&gw->shared.mem, gw->shards, gw->shard_count * sizeof *gw->shards);
+    for (i = 0; i < GW__COUNT(gw->texts); i++) {
+        if (gw->texts[i]) gw__mem_wipe(gw->texts[i], gw->texts_bytes[i]);
+        gw__mem_free(&gw->shared.mem, gw->texts[i], gw->texts_bytes[i]);
+    }
+    mem = gw->shared.mem;
+    gw__mem_wipe(gw, sizeof *gw);
+    gw__mem_free(&mem, gw, sizeof *gw);
+}
+
+GW_API const gw_event *gw_poll(gw_client *gw)
+{
+    const gw_event *event;
+    if (gw__client_may_enter(gw) != GW_OK) return NULL;
+    gw__client_let_go(gw);
+    event = gw__client_turn(gw);
+    gw__client_arm(gw);
+    return event;
+}
+
+GW_API const gw_event *gw_wait(gw_client *gw, int32_t timeout_ms)
+{
+    const gw_event *event;
+    uint64_t until_us;
+    int32_t sleep_ms;
+    if (gw__client_may_enter(gw) != GW_OK) return NULL;
+    gw->fd_asked = 1;                   /* the timer behind the poller also notices a suspend */
+    until_us = timeout_ms < 0 ? GW__NEVER : gw__sys_monotonic_us() + (uint64_t)timeout_ms * 1000u;
+    for (;;) {
+        uint64_t now_us;
+        if ((event = gw_poll(gw)) != NULL || gw->closed) return event;
+        now_us = gw__sys_monotonic_us();
+        if (now_us >= until_us) return NULL;
+        sleep_ms = gw_timeout_ms(gw);
+        if (until_us != GW__NEVER) sleep_ms = (int32_t)GW__MIN((uint64_t)(uint32_t)sleep_ms, (until_us - now_us + 999u) / 1000u);
+        if (sleep_ms) gw__client_look(gw, sleep_ms);
+    }
+}
+
+GW_API void gw_tend(gw_client *gw)
+{
+    uint32_t most;
+    uint64_t now_us;
+    gw__shard *shard;
+    if (gw__client_may_enter(gw) != GW_OK) return;
+    now_us = gw__client_begin_turn(gw);
+    for (most = 64; most && gw__notices_have_room(&gw->shared.notices) && !gw__client_turn_is_over(gw, now_us); most--) {
+        uint32_t waits = gw->ready_count;
+        while (waits && gw->shards[gw->ready[gw->ready_first]].has_event) {     /* these wait for gw_poll() */
+            gw__client_push_ready(gw, gw__client_pop_ready(gw));
+            waits--;
+        }
+        if (waits == 0) break;
+        gw__client_step(gw, now_us, &shard);
+        now_us = gw__client_now_us(gw);
+    }
+    gw__client_end_turn(gw, now_us);
+    gw__client_arm(gw);
+}
+
+GW_API int32_t gw_alive(const gw_client *gw)
+{
+    return gw && !gw->closed;
+}
+
+GW_API int32_t gw_stop(gw_client *gw, uint32_t how)
+{
+    int32_t result = gw__client_may_enter(gw);
+    if (result != GW_OK) return result;
+    if (how != GW_KEEP && how != GW_END) return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stop: how is GW_KEEP or GW_END");
+    if (!gw->stopping) gw__client_stop_all(gw, how, gw__client_now_us(gw) / 1000u);
+    gw__client_arm(gw);
+    return GW_OK;
+}
+
+/* ---- shards ---- */
+GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id)
+{
+    if (!gw || gw->shared.identity.shard_total <= 0) return 0;
+    return (int32_t)((guild_id >> 22) % (uint64_t)gw->shared.identity.shard_total);
+}
+
+GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard)
+{
+    uint32_t i, live = 0;
+    if (!gw) return 0;
+    for (i = 0; i < gw->shard_count; i++) {
+        if (shard != GW_ALL && gw->shards[i].id != shard) continue;
+        if (gw->shards[i].state != GW__LIVE) return 0;
+        live++;
+    }
+    return live > 0;
+}
+
+GW_API int32_t gw_hold(gw_client *gw, int32_t shard, int32_t on)
+{
+    uint32_t i, found = 0;
+    int32_t result = gw__client_may_enter(gw);
+    uint64_t now_ms;
+    if (result != GW_OK) return result;
+    now_ms = gw__client_now_us(gw) / 1000u;
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__shard *one = &gw->shards[i];
+        if (shard != GW_ALL && one->id != shard) continue;
+        found++;
+        if (one->held == (uint32_t)(on != 0)) continue;
+        one->held = on != 0;
+        gw__shard_apply_hold(one);
+        gw__client_push_ready(gw, one);
+        gw__client_settle(gw, one, now_ms);
+    }
+    gw__client_arm(gw);
+    return found ? (int32_t)GW_OK : gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_hold: this client runs no such shard");
+}
+
+GW_API int32_t gw_want(gw_client *gw, uint32_t type, int32_t on)
+{
+    int32_t result = gw__client_may_enter(gw);
+    uint64_t bit = UINT64_C(1) << (type & 63u);
+    if (result != GW_OK) return result;
+    if (type >= GW_DISPATCH_END_ || type == GW_READY || type == GW_RESUMED)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_want: type is a dispatch other than READY and RESUMED");
+    if (on) gw->shared.unwanted[type >> 6] &= ~bit;
+    else gw->shared.unwanted[type >> 6] |= bit;
+    return GW_OK;
+}
+
+/* ---- commands ---- */
+static int32_t gw__client_write_raw(gw_client *gw, uint32_t op, const char *d, size_t len)
+{
+    gw__json_writer writer;
+    gw__buf *scratch = &gw->shared.scratch;
+    gw__buf_clear(scratch);
+    if (len > GW__SEND_BYTES_MAX) return gw__client_refuse(gw, GW_ERROR_TOO_LARGE, "");
+    if (!d || !gw__utf8_is(d, len)) return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: d is missing or not UTF-8");
+    if (!gw__json_is_valid(d, len)) return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: d is not valid JSON");
+    if (op == GW__OP_HEARTBEAT || op == GW__OP_IDENTIFY || op == GW__OP_RESUME)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: ops 1, 2 and 6 are sent by the library itself");
+    gw__payload_begin(&writer, scratch, op);
+    gw__json_write_raw(&writer, d, len);
+    if (!gw__payload_end(&writer) || gw__buf_len(scratch) > GW__SEND_BYTES_MAX) return gw__client_refuse(gw, GW_ERROR_TOO_LARGE, "");
+    return GW_OK;
+}
+
+/* The payload in the scratch buffer into the queue of one shard or of all; of all or of none. */
+static gw_ticket gw__client_queue(gw_client *gw, int32_t shard)
+{
+    gw__buf *scratch = &gw->shared.scratch;
+    uint64_t now_ms = gw__client_now_us(gw) / 1000u;
+    uint32_t i, found = 0;
+    int32_t result = GW_OK;
+    for (i = 0; i < gw->shard_count; i++) {
+        const gw__shard *one = &gw->shards[i];
+        if (shard != GW_ALL && one->id != shard) continue;
+        found++;
+        if (one->send.count == one->send.cap) return gw__client_refuse(gw, GW_ERROR_QUEUE_FULL, "");
+        if (one->state == GW__STOPPED || one->state == GW__CLOSING) return gw__client_refuse(gw, GW_ERROR_ENDED, "");
+    }
+    if (!found) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "");
+    gw->last_ticket = gw->last_ticket == INT32_MAX ? 1 : gw->last_ticket + 1;
+    for (i = 0; i < gw->shard_count && result == GW_OK; i++) {
+        gw__shard *one = &gw->shards[i];
+        if (shard != GW_ALL && one->id != shard) continue;
+        result = gw__send_push(&one->send, gw->last_ticket, gw__buf_data(scratch), (uint32_t)gw__buf_len(scratch), now_ms);
+        gw__client_push_ready(gw, one);
+        gw__client_settle(gw, one, now_ms);
+    }
+    gw__buf_clear(scratch);
+    gw__client_arm(gw);
+    return result == GW_OK ? gw->last_ticket : gw__client_refuse(gw, result, "");
+}
+
+GW_API gw_ticket gw_send_raw(gw_client *gw, int32_t shard, uint32_t op, const char *d, size_t len)
+{
+    int32_t result = gw__client_may_enter(gw);
+    if (result != GW_OK) return result;
+    if (gw->stopping) return gw__client_refuse(gw, GW_ERROR_ENDED, "gw_stop was called");
+    result = gw__client_write_raw(gw, op, d, len);
+    return result == GW_OK ? gw__client_queue(gw, shard) : result;
+}
+
+/* ---- other people's loops ---- */
+GW_API intptr_t gw_fd(gw_client *gw)
+{
+    if (!gw || gw__client_in_hook(gw)) return GW__NO_FD;
+    gw->fd_asked = 1;
+    gw__client_arm(gw);
+    return gw__sys_poller_fd(&gw->shared.poller);
+}
+
+static uint32_t gw__client_pollfd(const gw__link *link, gw_pollfd *out, uint32_t cap, uint32_t at)
+{
+    if (link->tcp.fd == GW__NO_FD || link->tcp.watched == 0) return at;
+    if (at < cap) {
+        out[at].fd = link->tcp.fd;
+        out[at].readable = (link->tcp.watched & GW__WANT_READ) != 0;
+        out[at].writable = (link->tcp.watched & GW__WANT_WRITE) != 0;
+    }
+    return at + 1;
+}
+
+GW_API uint32_t gw_pollfds(gw_client *gw, gw_pollfd *out, uint32_t cap)
+{
+    uint32_t i, count = 1;
+    if (!gw || gw__client_in_hook(gw)) return 0;
+    if (cap) {
+        out[0].fd = gw__sys_poller_wake_fd(&gw->shared.poller);
+        out[0].readable = 1;
+        out[0].writable = 0;
+    }
+    for (i = 0; i < gw->shard_count; i++) count = gw__client_pollfd(&gw->shards[i].link, out, cap, count);
+    return gw__client_pollfd(&gw->discover.link, out, cap, count);
+}
+
+GW_API int32_t gw_timeout_ms(gw_client *gw)
+{
+    uint64_t now_us, next_ms;
+    if (!gw || gw->closed || gw__client_in_hook(gw)) return -1;
+    if (gw__client_has_work(gw)) return 0;
+    if (gw->shared.fatal || (gw->stopping && gw__client_all_stopped(gw))) return 0;
+    now_us = gw__client_now_us(gw);
+    next_ms = gw__client_next_ms(gw);
+    if (next_ms <= now_us / 1000u) return 0;
+    return (int32_t)GW__MIN(next_ms - now_us / 1000u, INT32_MAX);
+}
+
+GW_API void gw_wake(gw_client *gw)
+{
+    if (gw) gw__sys_wake(gw__sys_poller_wake_end(&gw->shared.poller), GW__WOKEN_BY_CALLER);
+}
+
+GW_API void gw_recheck(gw_client *gw)
+{
+    uint32_t i;
+    uint64_t now_us;
+    if (gw__client_may_enter(gw) != GW_OK) return;
+    now_us = gw__client_now_us(gw);
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__shard *shard = &gw->shards[i];
+        if (shard->state == GW__WAITING) gw__client_kick(gw, shard, now_us / 1000u);
+        if (shard->session.interval_ms == 0 || !gw__shard_is_open(shard) || shard->probe_deadline_is_set) continue;
+        gw__shard_beat(shard, now_us);
+        shard->probe_deadline_is_set = 1;
+        shard->probe_deadline_ms = now_us / 1000u + GW__PROBE_MS;
+        gw__client_settle(gw, shard, now_us / 1000u);
+    }
+    if (gw->discover_at_ms != GW__NEVER) gw->discover_at_ms = now_us / 1000u;
+    gw__client_arm(gw);
+}
+
+/* ---- sessions, numbers ---- */
+GW_API int32_t gw_ack(gw_client *gw, int32_t shard, uint32_t session, uint64_t seq)
+{
+    gw__shard *one;
+    int32_t result = gw ? GW_OK : GW_ERROR_ENDED;
+    if (result != GW_OK || gw__client_in_hook(gw)) return result ? result : (int32_t)GW_ERROR_IN_HOOK;
+    one = gw__client_shard(gw, shard);
+    if (!one) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_ack");
+    if (session != one->session.number) return GW_OK;          /* of a session that is gone: nothing to keep */
+    if (!one->session.has_received || seq > one->session.received_seq)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_ack: that seq has not come yet");
+    if (one->session.has_taken && seq <= one->session.taken_seq) return GW_OK;
+    one->session.taken_seq = seq;
+    one->session.has_taken = 1;
+    return GW_OK;
+}
+
+GW_API uint64_t gw_user_id(const gw_client *gw)
+{
+    return gw ? gw->shared.user_id : 0;
+}
+
+GW_API uint64_t gw_application_id(const gw_client *gw)
+{
+    return gw ? gw->shared.application_id : 0;
+}
+
+GW_API const char *gw_why(const gw_client *gw)
+{
+    if (!gw) return "there is no client: gw_open() had no memory for one";
+    return gw__client_in_hook(gw) ? gw__result_text(GW_ERROR_IN_HOOK) : gw->why;
+}
+
+static void gw__stats_add(gw_stats *stats, const gw__shard *shard)
+{
+    stats->events += shard->events;
+    stats->filtered += shard->filtered;
+    stats->skipped += shard->skipped;
+    stats->wire_bytes_in += shard->link.bytes_in;
+    stats->wire_bytes_out += shard->link.bytes_out;
+    stats->payload_bytes += shard->payload_bytes;
+    stats->heartbeats += shard->session.heartbeats;
+    stats->acks += shard->session.acks;
+    stats->latency_us = GW__MAX(stats->latency_us, shard->session.latency_us);
+    stats->latency_mean_us += shard->session.latency_sum_us;       /* a sum until all shards are in */
+    stats->connects += shard->connects;
+    stats->resumes += shard->resumes;
+    stats->identifies += shard->identifies;
+    stats->sends += shard->send.sends;
+    stats->send_queue += shard->send.count;
+    stats->sends_dropped += shard->send.dropped;
+    stats->polls_late += shard->polls_late;
+}
+
+GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, size_t stats_bytes)
+{
+    gw_stats stats;
+    uint32_t i, found = 0;
+    memset(&stats, 0, sizeof stats);
+    if (out) memset(out, 0, stats_bytes);
+    if (!gw || !out) return gw ? gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stats_read: out is NULL") : (int32_t)GW_ERROR_ENDED;
+    for (i = 0; i < gw->shard_count; i++) {
+        if (shard != GW_ALL && gw->shards[i].id != shard) continue;
+        gw__stats_add(&stats, &gw->shards[i]);
+        found++;
+    }
+    if (!found) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_stats_read");
+    if (stats.acks) stats.latency_mean_us /= stats.acks;
+    stats.identifies_left = gw->shared.gate.remaining;
+    stats.longest_turn_us = gw->longest_turn_us;
+    stats.memory_now = gw->shared.mem.now_bytes;
+    stats.memory_peak = gw->shared.mem.peak_bytes;
+    memcpy(out, &stats, GW__MIN(stats_bytes, sizeof stats));
+    return GW_OK;
+}
+
+/* Every piece that the client may hold at once, each with the block's head and rounding. */
+GW_API size_t gw_memory_needed_sized(const gw_config *given, size_t config_bytes)
+{
+    gw_config cfg;
+    gw__trust_source source;
+    size_t shards, shard_bytes, shared_bytes, head = 3 * GW__CELL_ALIGN;
+    uint32_t queued;
+    memset(&cfg, 0, sizeof cfg);
+    memset(&source, 0, sizeof source);
+    if (given) memcpy(&cfg, given, GW__MIN(config_bytes, sizeof cfg));
+    source.ca_pem = cfg.ca_pem;
+    source.anchors = cfg.trust_anchors;
+    source.anchor_count = cfg.trust_anchor_count;
+    source.memory_only = 1;
+    shards = cfg.shard_count > 0 ? (size_t)cfg.shard_count : 1;
+    queued = gw__or_default(cfg.max_queued, 64);
+    shard_bytes = sizeof(gw__shard) + 2 * sizeof(uint32_t) + gw__or_default(cfg.max_payload, 64u * 1024u * 1024u) +
+                  GW__READ_AHEAD_SMALL + 2 * GW__SEND_BYTES_MAX + (GW__HTTP_LINE_MAX / 8) + queued * sizeof(gw__send_item) +
+                  queued * (GW__SEND_BYTES_MAX + head) + 8 * head;
+    shared_bytes = sizeof(gw_client) + gw__or_default(cfg.max_payload, 64u * 1024u * 1024u) + 1024u * sizeof(gw__jsmn_token) +
+                   GW__SEND_BYTES_MAX + 64 + GW__NOTICES_MAX * 256 + gw__or_default(cfg.max_concurrency, 1) * sizeof(uint64_t) +
+                   (cfg.token ? strlen(cfg.token) : 0) + (cfg.ca_pem ? strlen(cfg.ca_pem) : 0) + GW__SEND_BYTES_MAX + 16 * head;
+    return shared_bytes + shards * (shard_bytes + gw__tls_memory_needed(&source));
+}
+
 #endif /* DISCORD_GATEWAY_IMPLEMENTED */
 #endif /* DISCORD_GATEWAY_IMPLEMENTATION */
