@@ -1,11 +1,203 @@
-/* discord_gateway.h: placeholder of the title and manual */
-#if defined DISCORD_GATEWAY_IMPLEMENTATION && !defined _WIN32 && defined __STRICT_ANSI__ && \
-    !defined _DEFAULT_SOURCE && !defined _FEATURES_H && !defined _STDIO_H
-#define _DEFAULT_SOURCE 1
+/* discord_gateway.h 0.1.0 -- a Discord Gateway client in one header, for programs that have a loop.
+ * Licence: MIT; the text is at the end of the file.
+ *
+ * 1. WHAT IT IS
+ *
+ *    It holds Discord Gateway connections (API v10, JSON) for a program that already exists: a game
+ *    server, a daemon, a small board, the host of a script. Your loop calls gw_poll(). That never
+ *    blocks, keeps the heartbeats, reconnects and resumes by itself, and returns the next event.
+ *    There is no callback to fear, no global state, nothing that ends your program.
+ *
+ *    It is the Gateway only. It sends no chat message (that is Discord's HTTP API: use libcurl, or
+ *    what you have), keeps no cache, speaks no voice, and never decides what an event means.
+ *
+ * 2. DO THIS
+ *
+ *    In one C or C++ file define DISCORD_GATEWAY_IMPLEMENTATION before the #include; in all others
+ *    include it without. It needs BearSSL 0.6 (TLS) and jsmn 1.1 (JSON), on Debian and Ubuntu
+ *    `apt-get install libbearssl-dev libjsmn-dev`, and is linked like this:
+ *
+ *        cc bot.c -o bot -lbearssl -lpthread
+ *
+ *    With -std=c99 add -D_DEFAULT_SOURCE, since the sockets of POSIX are not in C99. The program:
+ *
+ *        #define DISCORD_GATEWAY_IMPLEMENTATION
+ *        #include "discord_gateway.h"
+ *        #include <stdio.h>
+ *        #include <stdlib.h>
+ *
+ *        int main(void)
+ *        {
+ *            gw_config cfg = GW_INIT;
+ *            const gw_event *ev;
+ *            gw_client *gw;
+ *            cfg.token   = getenv("DISCORD_TOKEN");
+ *            cfg.intents = GW_INTENT_GUILDS | GW_INTENT_GUILD_MESSAGES | GW_INTENT_MESSAGE_CONTENT;
+ *            gw = gw_open(&cfg);
+ *            while ((ev = gw_wait(gw, GW_FOREVER)) != NULL) {
+ *                if (ev->type == GW_MESSAGE_CREATE && gw_is(&ev->d, "content", "!ping"))
+ *                    printf("ping in channel %llu\n",
+ *                           (unsigned long long)gw_u64(&ev->d, "channel_id"));
+ *                if (ev->message[0]) fprintf(stderr, "%s: %s\n", ev->name, ev->message);
+ *            }
+ *            gw_close(gw);
+ *            return 0;
+ *        }
+ *
+ *    A wrong token, a missing network, an expired certificate: each comes out as an event with a
+ *    sentence in ev->message. gw_open() is NULL only when there is no memory.
+ *
+ * 3. GW_POLL, GW_WAIT, GW_TEND
+ *
+ *    gw_poll(gw)          the next event, or NULL: this turn is over. A game calls it once a frame:
+ *                             while ((ev = gw_poll(gw)) != NULL) handle(ev);
+ *                         That ends by itself, in a burst too: a turn has one budget over all its
+ *                         calls (config.turn_bytes, 64 KiB; config.turn_us, 1,000 us). One step of
+ *                         a TLS handshake cannot be split: about 1 ms on a PC, more on a board.
+ *    gw_wait(gw, ms)      the same, but sleeps in the kernel until there is an event or the time is
+ *                         up. gw_wait(gw, GW_FOREVER) is NULL only when the client has ended.
+ *    gw_tend(gw)          heartbeats, sends and ACKs only, while the event in hand stays valid: for
+ *                         handlers that take seconds, for loading screens.
+ *    In a loop of your own (epoll, libuv, GLib, Qt) add gw_fd(gw) for reading: it is readable exactly
+ *    while gw_poll() has work, timers included, so there is nothing else to ask. With select() or
+ *    poll(): gw_pollfds() and gw_timeout_ms(), each round.
+ *
+ *    What may block all the same: reading a CA file (at the first connect, and after it changed),
+ *    and the system's resolver where it may not have a thread (GW_NO_THREADS, config.memory) and
+ *    config.resolve is not set.
+ *
+ *    Who does not poll does not beat: after about a minute Discord closes. The next poll says
+ *    POLLED_LATE or DISCONNECTED, and the session is resumed; no event is lost for it.
+ *
+ * 4. EVENTS
+ *
+ *    One struct for all. type < GW_GATEWAY_INFO is a dispatch of Discord's, by its documented name
+ *    (GW_UNKNOWN_DISPATCH for what this version does not know: ev->name has it), with its body in
+ *    ev->d. The rest are the library's own notices, each with a sentence in ev->message.
+ *
+ *    An event and all it points to live until the next gw_poll(), gw_wait() or gw_close(). Keep what
+ *    you need by copying it: gw_text(), or ptr and len of a gw_json.
+ *
+ *    JSON is read by path: gw_u64(&ev->d, "author.id"), gw_text(&ev->d, "content", out, sizeof out),
+ *    gw_pick() for several at once, gw_next() to walk through an array or object. A path that is not
+ *    there reads as absent, "" or 0, never as a crash. Ids are 64-bit numbers; they never pass
+ *    through a double.
+ *
+ *    READY and RESUMED both mean ready. After a Resume the missed events come with replayed 1, then
+ *    RESUMED. SESSION_LOST means that events are gone: refetch what you keep. A dispatch may come
+ *    twice after a restart from a saved session, never within one process.
+ *
+ * 5. WHAT IT DOES BY ITSELF
+ *
+ *    Heartbeats with jitter; a dead connection is noticed when a beat was not answered by the next.
+ *    After every end that leaves the session alive it resumes: at once, then after 1, 2, 4 ... 60 s
+ *    with jitter; the wait is forgotten at READY or RESUMED. A Resume goes to the session's own URL,
+ *    after a failed connect in turn to the one that /gateway/bot named. Three Resumes without a
+ *    RESUMED, or an op 9 with false, lead to a new Identify. Each end is a DISCONNECTED event that
+ *    says why, what comes next (ev->will) and when (ev->in_ms).
+ *
+ *    It stops by itself only where going on would harm: a wrong token (4004), bad intents (4013,
+ *    4014), shards that do not fit (4010, 4011), a config that makes no sense. Then FATAL comes with
+ *    a sentence, then CLOSED.
+ *
+ *    An Identify is precious: 1,000 a day, then Discord resets the token. So they are counted, one
+ *    goes out every 5.5 s at most (per bucket of max_concurrency), the count travels in the session
+ *    text, and at 0 the library waits: IDENTIFY_HELD says how long.
+ *
+ * 6. COMMANDS
+ *
+ *    A command is checked, queued and answered at once with a ticket (> 0) or a gw_result (< 0), and
+ *    gw_why() has the sentence. What happens later is an event: COMMAND_DROPPED with the ticket.
+ *    Commands wait until READY or RESUMED, outlive a reconnect, and leave at no more than Discord
+ *    allows: 120 payloads in 60 s, of which a few are kept for heartbeats (117 are yours at the usual
+ *    interval). A payload is 4,096 bytes at most, the queue 64 commands, and 5 minutes old.
+ *
+ * 7. SESSIONS
+ *
+ *    gw_session_save() writes a small text (GW_SESSION_MAX bytes a shard at most) without the token.
+ *    Give it to the next start as config.session, and the bot goes on where it was: no Identify is
+ *    spent, and what was missed comes first. The text names the last event that was taken, which is
+ *    the one before the event in hand; gw_ack() confirms the one in hand too. With ack_by_hand only
+ *    gw_ack() counts.
+ *
+ *    gw_stop(gw, GW_KEEP) leaves the session resumable for a few minutes, as do gw_close(), a crash
+ *    and a hot reload. Only gw_stop(gw, GW_END) ends it: the bot is offline at once.
+ *
+ * 8. ERRORS
+ *
+ *    Calls answer with enum gw_result; gw_why(gw) is the sentence. What comes later comes as an
+ *    event: ev->reason is enum gw_reason, ev->close_code Discord's close code or an HTTP status,
+ *    ev->message what happened, with whom, and what to check. The token is in no text, ever.
+ *
+ *    "not yet valid": a board's clock stands at 1970. Set the clock, or config.unix_time to a source
+ *    of time, or config.unix_time_floor to the time of your build: certificates are then checked
+ *    against that, and one that has expired since then can still pass.
+ *    "not trusted": config.ca_file or ca_pem names the CA. Verification cannot be switched off.
+ *
+ * 9. TRUST
+ *
+ *    In this order: config.trust_anchors (br_x509_trust_anchor), ca_pem, ca_file; else the system:
+ *    SSL_CERT_FILE alone if it is set, the well-known bundles; else, compiled with
+ *    GW_BUNDLED_ROOTS, the few roots that Discord's hosts chain to. A file that changed on disk is
+ *    read again at the next connect. TLS 1.2 with AES-GCM or ChaCha20-Poly1305 and ECDHE, nothing
+ *    weaker. ws:// without TLS is for this machine's own hosts only, since the token travels in it.
+ *
+ * 10. MEMORY
+ *
+ *    About 35 KiB a shard while it lives, plus the payload in hand; a large buffer is given back
+ *    after a large payload. Nothing that a peer sends grows without a maximum: a payload above
+ *    config.max_payload (64 MiB) is passed over as it streams in and comes out as SKIPPED; its
+ *    sequence number counts, the session lives on. gw_want(gw, type, 0) does the same to dispatches
+ *    that you never read.
+ *
+ *    config.alloc is your allocator. Or give config.memory one block of gw_memory_needed() bytes:
+ *    then all of it comes out of there, there is no thread, certificates come from memory
+ *    (trust_anchors, ca_pem, bundled roots), and a payload that does not fit is SKIPPED.
+ *
+ * 11. THREADS
+ *
+ *    One client, one thread at a time; several clients do not know of each other. gw_wake() may be
+ *    called from any thread and any signal handler; it comes out as WOKEN. The JSON readers keep no
+ *    state: use them anywhere, on any text; slices of an event in hand belong to the client's thread.
+ *    Inside a hook (log, alloc, transport ...) only gw_wake() may be called.
+ *
+ *    getaddrinfo() runs in a helper thread. It may outlive gw_close() by the time that the system's
+ *    resolver takes, so do not unload the code (dlclose) in that time; with config.resolve or
+ *    GW_NO_THREADS there is no thread.
+ *
+ * 12. MACROS, defined before the implementation is included
+ *
+ *    GW_NO_THREADS        no helper thread: DNS blocks, unless config.resolve is set
+ *    GW_NO_EPOLL          poll() in place of epoll on Linux; gw_fd() is -1 then, as on other systems
+ *    GW_BUNDLED_ROOTS     compile the few roots in, for systems without a CA bundle
+ *    GW_MAX_TOKENS        65,536: JSON tokens of an event kept for look-ups, 20 bytes each; larger
+ *                         events are walked through without (1,024 with config.memory)
+ *    GW_API_URL           "https://discord.com": where /api/v10/gateway/bot is asked
+ *    GW_API               linkage of the public functions; `static` makes them private to one file
+ *    GW_ASSERT(x)         nothing: a check of our own promises, never of what came from outside
+ *    GW_JSMN_HEADER       <jsmn.h>: where jsmn is
+ *
+ * 13. LIMITS OF THIS VERSION
+ *
+ *    Declared and not defined yet: gw_shard_start, gw_shard_stop, gw_set_presence, gw_set_voice,
+ *    gw_request_members, gw_request_sounds, gw_request_channel_info (use gw_send_raw) and
+ *    gw_stats_text. Refused with a sentence: config.proxy, config.compress, shard_count GW_ALL.
+ *    Linux and other POSIX systems. READY must fit into max_payload: a skipped READY leaves a session
+ *    that works, but cannot be resumed.
+ *
+ * 14. FURTHER READING
+ *
+ *    README.md; examples/tail.c, a program with all of this in it; https://docs.discord.com, topics
+ *    "Gateway" and "Gateway Events"; RFC 6455 (WebSocket). In this file: grep '>> room'.
+ */
+#if defined DISCORD_GATEWAY_IMPLEMENTATION && defined __STRICT_ANSI__ && !defined _WIN32 && \
+    !defined _DEFAULT_SOURCE && !defined _FEATURES_H
+#define _DEFAULT_SOURCE 1       /* sockets are not in C99; works only before the first system header */
 #endif
 #ifndef DISCORD_GATEWAY_H
 #define DISCORD_GATEWAY_H
-#ifndef GW_FFI  /* "cc -E -P -DGW_FFI" of this part is what LuaJIT's ffi.cdef and Python's cffi read */
+
+#ifndef GW_FFI      /* "cc -E -P -DGW_FFI" of this part is what LuaJIT's ffi.cdef and Python's cffi read */
 #include <stddef.h>
 #include <stdint.h>
 #endif
@@ -13,7 +205,7 @@
 #define GW_API extern
 #endif
 #ifdef __cplusplus
-#define GW_INIT {}      /* gw_config cfg = GW_INIT;   ({0} warns in C++ under -Wextra, {} is not C99) */
+#define GW_INIT {}  /* gw_config cfg = GW_INIT;  ({0} warns in C++ under -Wextra, {} is not C99) */
 extern "C" {
 #else
 #define GW_INIT {0}
@@ -21,11 +213,13 @@ extern "C" {
 #define GW__ENUM(name, value, text) GW_##name = value,
 typedef struct gw_client gw_client;
 
-/* ---- version, results ------------------------------------------------------------------------------------------- */
-#define GW_VERSION 0x00000100u                  /* major << 16 | minor << 8 | patch of this header */
+/* ---- version, results ------------------------------------------------------------------------- */
+#define GW_VERSION 0x00000100u      /* major << 16 | minor << 8 | patch of this header */
 #define GW_VERSION_TEXT "0.1.0"
-GW_API uint32_t gw_version(void);               /* ... and of the code that runs */
-#define GW_RESULTS(X) /* a call answers with these at once; what happens later is an event; never both */ \
+GW_API uint32_t gw_version(void);   /* ... and of the code that runs */
+
+/* What a call answers with at once; what happens later is an event; never both. */
+#define GW_RESULTS(X) \
     X(OK, 0, "done") \
     X(ERROR_ARGUMENT, -1, "an argument is missing, out of range or not UTF-8") \
     X(ERROR_TOO_LARGE, -2, "above 4,096 bytes as JSON: Discord would close the connection") \
@@ -36,44 +230,66 @@ GW_API uint32_t gw_version(void);               /* ... and of the code that runs
     X(ERROR_SESSION_TEXT, -7, "session text is cut, of another bot or version; a new session is started") \
     X(ERROR_NO_MEMORY, -8, "the allocator or the fixed block has no room")
 enum gw_result { GW_RESULTS(GW__ENUM) GW_RESULT_LAST_ = -8 };
-typedef int32_t gw_ticket;                      /* > 0: queued under this number; < 0: a gw_result, nothing was queued */
-GW_API const char *gw_why(const gw_client *gw); /* sentence about the last call that failed; never NULL, never the token */
 
-/* ---- intents, events: numbers are for ever, new rows go at the end ------------------------------------------------ */
-#define GW_INTENTS(X) /* name, bit, privileged */ \
-    X(GUILDS, 0, 0) X(GUILD_MEMBERS, 1, 1) X(GUILD_MODERATION, 2, 0) X(GUILD_EXPRESSIONS, 3, 0) X(GUILD_INTEGRATIONS, 4, 0) \
-    X(GUILD_WEBHOOKS, 5, 0) X(GUILD_INVITES, 6, 0) X(GUILD_VOICE_STATES, 7, 0) X(GUILD_PRESENCES, 8, 1) X(GUILD_MESSAGES, 9, 0) \
-    X(GUILD_MESSAGE_REACTIONS, 10, 0) X(GUILD_MESSAGE_TYPING, 11, 0) X(DIRECT_MESSAGES, 12, 0) X(DIRECT_MESSAGE_REACTIONS, 13, 0) \
-    X(DIRECT_MESSAGE_TYPING, 14, 0) X(MESSAGE_CONTENT, 15, 1) X(GUILD_SCHEDULED_EVENTS, 16, 0) X(AUTO_MODERATION_CONFIGURATION, 20, 0) \
+/* > 0: queued under this number; < 0: a gw_result, nothing was queued */
+typedef int32_t gw_ticket;
+
+/* A sentence about the last call that failed; never NULL, never the token. */
+GW_API const char *gw_why(const gw_client *gw);
+
+/* ---- intents: name, bit, privileged.  Source: Discord docs, "Gateway Intents" ------------------ */
+#define GW_INTENTS(X) \
+    X(GUILDS, 0, 0) X(GUILD_MEMBERS, 1, 1) X(GUILD_MODERATION, 2, 0) X(GUILD_EXPRESSIONS, 3, 0) \
+    X(GUILD_INTEGRATIONS, 4, 0) X(GUILD_WEBHOOKS, 5, 0) X(GUILD_INVITES, 6, 0) \
+    X(GUILD_VOICE_STATES, 7, 0) X(GUILD_PRESENCES, 8, 1) X(GUILD_MESSAGES, 9, 0) \
+    X(GUILD_MESSAGE_REACTIONS, 10, 0) X(GUILD_MESSAGE_TYPING, 11, 0) X(DIRECT_MESSAGES, 12, 0) \
+    X(DIRECT_MESSAGE_REACTIONS, 13, 0) X(DIRECT_MESSAGE_TYPING, 14, 0) X(MESSAGE_CONTENT, 15, 1) \
+    X(GUILD_SCHEDULED_EVENTS, 16, 0) X(AUTO_MODERATION_CONFIGURATION, 20, 0) \
     X(AUTO_MODERATION_EXECUTION, 21, 0) X(GUILD_MESSAGE_POLLS, 24, 0) X(DIRECT_MESSAGE_POLLS, 25, 0)
 #define GW__INTENT(name, bit, privileged) GW_INTENT_##name = 1 << bit,
-enum gw_intent { GW_INTENTS(GW__INTENT) GW_INTENTS_UNPRIVILEGED = 53575421, GW_INTENTS_ALL = 53608447 };
+enum gw_intent {
+    GW_INTENTS(GW__INTENT)
+    GW_INTENTS_UNPRIVILEGED = 53575421,
+    GW_INTENTS_ALL = 53608447       /* the privileged ones must be switched on in the Developer Portal */
+};
 
+/* ---- events: their numbers are for ever, new rows go at the end -------------------------------- */
+
+/* Dispatches, by their documented names.  Source: Discord docs, "Receive Events". */
 #define GW_DISPATCHES(X) \
-    X(READY) X(RESUMED) X(RATE_LIMITED) X(APPLICATION_COMMAND_PERMISSIONS_UPDATE) X(AUTO_MODERATION_RULE_CREATE) \
-    X(AUTO_MODERATION_RULE_UPDATE) X(AUTO_MODERATION_RULE_DELETE) X(AUTO_MODERATION_ACTION_EXECUTION) X(CHANNEL_CREATE) \
-    X(CHANNEL_UPDATE) X(CHANNEL_DELETE) X(CHANNEL_INFO) X(CHANNEL_PINS_UPDATE) X(THREAD_CREATE) X(THREAD_UPDATE) X(THREAD_DELETE) \
-    X(THREAD_LIST_SYNC) X(THREAD_MEMBER_UPDATE) X(THREAD_MEMBERS_UPDATE) X(ENTITLEMENT_CREATE) X(ENTITLEMENT_UPDATE) \
-    X(ENTITLEMENT_DELETE) X(GUILD_CREATE) X(GUILD_UPDATE) X(GUILD_DELETE) X(GUILD_AUDIT_LOG_ENTRY_CREATE) X(GUILD_BAN_ADD) \
-    X(GUILD_BAN_REMOVE) X(GUILD_EMOJIS_UPDATE) X(GUILD_STICKERS_UPDATE) X(GUILD_INTEGRATIONS_UPDATE) X(GUILD_MEMBER_ADD) \
-    X(GUILD_MEMBER_REMOVE) X(GUILD_MEMBER_UPDATE) X(GUILD_MEMBERS_CHUNK) X(GUILD_ROLE_CREATE) X(GUILD_ROLE_UPDATE) \
-    X(GUILD_ROLE_DELETE) X(GUILD_SCHEDULED_EVENT_CREATE) X(GUILD_SCHEDULED_EVENT_UPDATE) X(GUILD_SCHEDULED_EVENT_DELETE) \
-    X(GUILD_SCHEDULED_EVENT_USER_ADD) X(GUILD_SCHEDULED_EVENT_USER_REMOVE) X(GUILD_SOUNDBOARD_SOUND_CREATE) \
-    X(GUILD_SOUNDBOARD_SOUND_UPDATE) X(GUILD_SOUNDBOARD_SOUND_DELETE) X(GUILD_SOUNDBOARD_SOUNDS_UPDATE) X(SOUNDBOARD_SOUNDS) \
-    X(INTEGRATION_CREATE) X(INTEGRATION_UPDATE) X(INTEGRATION_DELETE) X(INTERACTION_CREATE) X(INVITE_CREATE) X(INVITE_DELETE) \
-    X(MESSAGE_CREATE) X(MESSAGE_UPDATE) X(MESSAGE_DELETE) X(MESSAGE_DELETE_BULK) X(MESSAGE_REACTION_ADD) X(MESSAGE_REACTION_REMOVE) \
-    X(MESSAGE_REACTION_REMOVE_ALL) X(MESSAGE_REACTION_REMOVE_EMOJI) X(PRESENCE_UPDATE) X(STAGE_INSTANCE_CREATE) \
-    X(STAGE_INSTANCE_UPDATE) X(STAGE_INSTANCE_DELETE) X(SUBSCRIPTION_CREATE) X(SUBSCRIPTION_UPDATE) X(SUBSCRIPTION_DELETE) \
-    X(TYPING_START) X(USER_UPDATE) X(VOICE_CHANNEL_EFFECT_SEND) X(VOICE_CHANNEL_START_TIME_UPDATE) X(VOICE_CHANNEL_STATUS_UPDATE) \
-    X(VOICE_STATE_UPDATE) X(VOICE_SERVER_UPDATE) X(WEBHOOKS_UPDATE) X(MESSAGE_POLL_VOTE_ADD) X(MESSAGE_POLL_VOTE_REMOVE)
+    X(READY) X(RESUMED) X(RATE_LIMITED) X(APPLICATION_COMMAND_PERMISSIONS_UPDATE) \
+    X(AUTO_MODERATION_RULE_CREATE) X(AUTO_MODERATION_RULE_UPDATE) X(AUTO_MODERATION_RULE_DELETE) \
+    X(AUTO_MODERATION_ACTION_EXECUTION) X(CHANNEL_CREATE) X(CHANNEL_UPDATE) X(CHANNEL_DELETE) \
+    X(CHANNEL_INFO) X(CHANNEL_PINS_UPDATE) X(THREAD_CREATE) X(THREAD_UPDATE) X(THREAD_DELETE) \
+    X(THREAD_LIST_SYNC) X(THREAD_MEMBER_UPDATE) X(THREAD_MEMBERS_UPDATE) X(ENTITLEMENT_CREATE) \
+    X(ENTITLEMENT_UPDATE) X(ENTITLEMENT_DELETE) X(GUILD_CREATE) X(GUILD_UPDATE) X(GUILD_DELETE) \
+    X(GUILD_AUDIT_LOG_ENTRY_CREATE) X(GUILD_BAN_ADD) X(GUILD_BAN_REMOVE) X(GUILD_EMOJIS_UPDATE) \
+    X(GUILD_STICKERS_UPDATE) X(GUILD_INTEGRATIONS_UPDATE) X(GUILD_MEMBER_ADD) \
+    X(GUILD_MEMBER_REMOVE) X(GUILD_MEMBER_UPDATE) X(GUILD_MEMBERS_CHUNK) X(GUILD_ROLE_CREATE) \
+    X(GUILD_ROLE_UPDATE) X(GUILD_ROLE_DELETE) X(GUILD_SCHEDULED_EVENT_CREATE) \
+    X(GUILD_SCHEDULED_EVENT_UPDATE) X(GUILD_SCHEDULED_EVENT_DELETE) \
+    X(GUILD_SCHEDULED_EVENT_USER_ADD) X(GUILD_SCHEDULED_EVENT_USER_REMOVE) \
+    X(GUILD_SOUNDBOARD_SOUND_CREATE) X(GUILD_SOUNDBOARD_SOUND_UPDATE) \
+    X(GUILD_SOUNDBOARD_SOUND_DELETE) X(GUILD_SOUNDBOARD_SOUNDS_UPDATE) X(SOUNDBOARD_SOUNDS) \
+    X(INTEGRATION_CREATE) X(INTEGRATION_UPDATE) X(INTEGRATION_DELETE) X(INTERACTION_CREATE) \
+    X(INVITE_CREATE) X(INVITE_DELETE) X(MESSAGE_CREATE) X(MESSAGE_UPDATE) X(MESSAGE_DELETE) \
+    X(MESSAGE_DELETE_BULK) X(MESSAGE_REACTION_ADD) X(MESSAGE_REACTION_REMOVE) \
+    X(MESSAGE_REACTION_REMOVE_ALL) X(MESSAGE_REACTION_REMOVE_EMOJI) X(PRESENCE_UPDATE) \
+    X(STAGE_INSTANCE_CREATE) X(STAGE_INSTANCE_UPDATE) X(STAGE_INSTANCE_DELETE) \
+    X(SUBSCRIPTION_CREATE) X(SUBSCRIPTION_UPDATE) X(SUBSCRIPTION_DELETE) X(TYPING_START) \
+    X(USER_UPDATE) X(VOICE_CHANNEL_EFFECT_SEND) X(VOICE_CHANNEL_START_TIME_UPDATE) \
+    X(VOICE_CHANNEL_STATUS_UPDATE) X(VOICE_STATE_UPDATE) X(VOICE_SERVER_UPDATE) X(WEBHOOKS_UPDATE) \
+    X(MESSAGE_POLL_VOTE_ADD) X(MESSAGE_POLL_VOTE_REMOVE)
 #define GW__DISPATCH(name) GW_##name,
-#define GW_NOTICES(X) /* the library's own; each brings a sentence in ev->message */ \
+
+/* The library's own; each brings a sentence in ev->message. */
+#define GW_NOTICES(X) \
     X(GATEWAY_INFO, 1001, "/gateway/bot has answered; d is its body") \
     X(CONNECTING, 1002, "a shard dials; d is {\"url\":...}") \
     X(IDENTIFYING, 1003, "an Identify was spent") \
     X(DISCONNECTED, 1004, "reason, close_code, then what is next: will, in_ms") \
     X(SESSION_LOST, 1005, "what was not delivered is gone: refetch your state") \
-    X(SKIPPED, 1006, "a payload above max_payload or the memory left: name, seq, bytes") \
+    X(SKIPPED, 1006, "a payload above max_payload or the memory left: seq, bytes; message names it") \
     X(COMMAND_DROPPED, 1007, "ticket, reason") \
     X(IDENTIFY_HELD, 1008, "the daily budget or the gate says wait: in_ms") \
     X(POLLED_LATE, 1009, "in_ms after a heartbeat was due: your loop or the machine slept") \
@@ -82,30 +298,65 @@ enum gw_intent { GW_INTENTS(GW__INTENT) GW_INTENTS_UNPRIVILEGED = 53575421, GW_I
     X(FATAL, 1012, "cannot go on; reason and message say why; CLOSED follows") \
     X(CLOSED, 1013, "the last event of a client") \
     X(OPENED, 1014, "101 received; Hello is awaited")
-enum gw_event_type { GW_UNKNOWN_DISPATCH, GW_DISPATCHES(GW__DISPATCH) GW_DISPATCH_END_, GW_NOTICES(GW__ENUM) GW_NOTICE_END_ };
+enum gw_event_type {
+    GW_UNKNOWN_DISPATCH,
+    GW_DISPATCHES(GW__DISPATCH)
+    GW_DISPATCH_END_,
+    GW_NOTICES(GW__ENUM)
+    GW_NOTICE_END_
+};
+GW_API const char *gw_name_of(uint32_t type);   /* "GUILD_CREATE", "DISCONNECTED"; "" if we know none */
 
-#define GW_REASONS(X) /* why a connection, a shard or a command ended; advice is in ev->message */ \
-    X(BY_CALLER, 1, "gw_stop, gw_shard_stop") X(CONFIG, 2, "config") X(MEMORY, 3, "no memory") X(RESOLVE, 4, "DNS") X(CONNECT, 5, "TCP") \
-    X(PROXY, 6, "proxy") X(TLS_EXPIRED, 7, "expired") X(TLS_NOT_YET, 8, "not yet valid: our clock?") X(TLS_NAME, 9, "wrong host") \
-    X(TLS_UNTRUSTED, 10, "unknown CA") X(TLS_OTHER, 11, "TLS") X(HTTP, 12, "status in close_code") X(PROTOCOL, 13, "broken bytes") \
-    X(LOST, 14, "end without a code") X(TIMEOUT, 15, "a state's deadline") X(NO_ACK, 16, "heartbeat unanswered") \
-    X(CLOSE_CODE, 17, "the server closed") X(ASKED, 18, "op 7") X(INVALID_SESSION, 19, "op 9") X(SLEPT, 20, "machine was suspended") \
-    X(BUDGET, 21, "identify budget") X(NEWER, 22, "a newer presence replaced it") \
-    X(TLS_INVALID, 23, "certificate malformed or misused") X(TLS_VERSION, 24, "no common TLS version") X(TLS_ALERT, 25, "the peer's alert") \
-    X(TLS_MAC, 26, "record damaged") X(TLS_PROTOCOL, 27, "not TLS, or broken") X(TOO_OLD, 28, "waited longer than max_queued_ms") \
+/* Why a connection, a shard or a command ended; the advice is in ev->message. */
+#define GW_REASONS(X) \
+    X(BY_CALLER, 1, "gw_stop, gw_shard_stop") \
+    X(CONFIG, 2, "config") \
+    X(MEMORY, 3, "no memory") \
+    X(RESOLVE, 4, "DNS") \
+    X(CONNECT, 5, "TCP") \
+    X(PROXY, 6, "proxy") \
+    X(TLS_EXPIRED, 7, "expired") \
+    X(TLS_NOT_YET, 8, "not yet valid: our clock?") \
+    X(TLS_NAME, 9, "wrong host") \
+    X(TLS_UNTRUSTED, 10, "unknown CA") \
+    X(TLS_OTHER, 11, "TLS") \
+    X(HTTP, 12, "status in close_code") \
+    X(PROTOCOL, 13, "broken bytes") \
+    X(LOST, 14, "end without a code") \
+    X(TIMEOUT, 15, "a state's deadline") \
+    X(NO_ACK, 16, "heartbeat unanswered") \
+    X(CLOSE_CODE, 17, "the server closed") \
+    X(ASKED, 18, "op 7") \
+    X(INVALID_SESSION, 19, "op 9") \
+    X(SLEPT, 20, "machine was suspended") \
+    X(BUDGET, 21, "identify budget") \
+    X(NEWER, 22, "a newer presence replaced it") \
+    X(TLS_INVALID, 23, "certificate malformed or misused") \
+    X(TLS_VERSION, 24, "no common TLS version") \
+    X(TLS_ALERT, 25, "the peer's alert") \
+    X(TLS_MAC, 26, "record damaged") \
+    X(TLS_PROTOCOL, 27, "not TLS, or broken") \
+    X(TOO_OLD, 28, "waited longer than max_queued_ms") \
     X(SESSION_GONE, 29, "its answer died with the session")
 #define GW__REASON(name, value, text) GW_REASON_##name = value,
 enum gw_reason { GW_REASON_NONE, GW_REASONS(GW__REASON) GW_REASON_END_ };
 enum gw_next { GW_NEXT_NOTHING, GW_NEXT_RESUME, GW_NEXT_IDENTIFY };
-enum gw_how { GW_KEEP = 1, GW_END = 2 };        /* session stays resumable (4000) | is over now, the bot is offline (1000) */
+enum gw_how {
+    GW_KEEP = 1,                /* the session stays resumable for some minutes (close code 4000) */
+    GW_END = 2                  /* the session is over now, the bot is offline (close code 1000) */
+};
 enum { GW_ALL = -1, GW_FOREVER = -1 };
 
-typedef struct gw_json {        /* a slice of JSON text: raw, quotes and escapes included. ptr NULL: absent */
-    const char *ptr; size_t len;
-    const void *index;          /* ours: speeds up look-ups inside the event in hand; NULL for your own text is fine */
+/* A slice of JSON text: raw, quotes and escapes included. ptr NULL: absent. */
+typedef struct gw_json {
+    const char *ptr;
+    size_t len;
+    const void *index;          /* ours: speeds up look-ups inside the event in hand; NULL for your own text */
 } gw_json;
 
-typedef struct gw_event {       /* lives in the client, with all it points to, until its next gw_poll/gw_wait/gw_close */
+/* Lives in the client, with all it points to, until its next gw_poll, gw_wait or gw_close. Later versions append
+ * fields; you never make one, so nothing breaks. */
+typedef struct gw_event {
     uint32_t    type;           /* enum gw_event_type */
     int32_t     shard;          /* its id; GW_ALL: the client as a whole */
     const char *name;           /* "MESSAGE_CREATE", of unknown ones too; 0-terminated; never NULL */
@@ -116,138 +367,259 @@ typedef struct gw_event {       /* lives in the client, with all it points to, u
     uint64_t    received_ms;    /* monotonic */
     const char *message;        /* of notices: what happened, with whom, what to check; "" for dispatches */
     uint32_t    reason;         /* enum gw_reason */
-    int32_t     close_code;     /* or HTTP status; 0 none */
-    uint32_t    will;           /* enum gw_next */
-    uint32_t    in_ms;
-    gw_ticket   ticket;
-    uint64_t    bytes;
-} gw_event;                     /* later versions append; you never make one, so nothing breaks */
+    int32_t     close_code;     /* or HTTP status; 0: none */
+    uint32_t    will;           /* enum gw_next: what the library does about it */
+    uint32_t    in_ms;          /* ... and when */
+    gw_ticket   ticket;         /* of COMMAND_DROPPED */
+    uint64_t    bytes;          /* of the payload, as JSON */
+} gw_event;
 
-/* ---- config: a zero is a default; everything is copied unless it says borrowed ----------------------------------- */
-enum gw_log_level { GW_LOG_ERROR = 1, GW_LOG_WARN, GW_LOG_INFO, GW_LOG_DEBUG, GW_LOG_TRACE };   /* TRACE: payloads, redacted */
-typedef struct gw_transport {   /* a stream to host:port below TLS; all return at once */
-    void   *(*open)(void *user, const char *host, uint16_t port);              /* begins to dial; NULL: refused */
-    int32_t (*read)(void *user, void *stream, void *bytes, uint32_t len);      /* > 0 read; 0 nothing yet; < 0 ended */
-    int32_t (*write)(void *user, void *stream, const void *bytes, uint32_t len);
-    intptr_t (*fd)(void *user, void *stream);                                  /* -1: none; then you call gw_wake() */
+/* ---- config: a zero is a default; everything is copied unless it says borrowed ------------------ */
+enum gw_log_level { GW_LOG_ERROR = 1, GW_LOG_WARN, GW_LOG_INFO, GW_LOG_DEBUG, GW_LOG_TRACE };
+
+/* A stream to host:port below TLS, in place of our sockets. Borrowed until gw_close(). All return at once. */
+typedef struct gw_transport {
+    void   *(*open)(void *user, const char *host, uint16_t port);           /* begins to dial; NULL: refused */
+    int32_t (*read)(void *user, void *stream, void *bytes, uint32_t len);   /* > 0 read; 0 nothing yet; < 0 ended */
+    int32_t (*write)(void *user, void *stream, const void *bytes, uint32_t len);    /* the same */
+    intptr_t (*fd)(void *user, void *stream);                               /* -1: none; then you call gw_wake() */
     void    (*close)(void *user, void *stream);
 } gw_transport;
-typedef struct gw_activity { const char *name, *state, *url; uint32_t type; } gw_activity;
-typedef struct gw_presence { const char *status; const gw_activity *activities; uint32_t activity_count, afk; uint64_t since_ms; } gw_presence;
+
+typedef struct gw_activity {
+    const char *name;           /* required */
+    const char *state;          /* text of a custom status (type 4), an extra line otherwise; NULL: none */
+    const char *url;            /* of type 1: https://twitch.tv/... or https://youtube.com/... */
+    uint32_t    type;           /* 0 Playing, 1 Streaming, 2 Listening to, 3 Watching, 4 Custom, 5 Competing in */
+} gw_activity;
+
+typedef struct gw_presence {
+    const char *status;         /* online (NULL too), dnd, idle, invisible, offline */
+    const gw_activity *activities;
+    uint32_t    activity_count, afk;
+    uint64_t    since_ms;       /* unix time since which the bot is idle; 0: it is not */
+} gw_presence;
 
 typedef struct gw_config {
-    const char *token;                  /* required; with or without "Bot "; overwritten at the end */
-    uint32_t    intents;                /* 0 is a real value: events of no intent */
-    uint32_t    large_threshold;        /* 50 */
-    int32_t     shard_first, shard_count, shard_total; /* 0,0,0: unsharded. count GW_ALL: as Discord advises. count 0, total > 0: none yet */
-    const char *url;                    /* NULL: ask /gateway/bot once. A fleet gives it, with the three below */
-    uint32_t    max_concurrency, identify_remaining, identify_reset_ms;
-    const char *session; size_t session_len;    /* gw_session_save() text of any shards: they resume */
-    const gw_presence *presence;
-    uint32_t    compress;               /* 0 none, 1 payload, 2 zlib-stream, 3 zstd-stream, where compiled in */
-    uint32_t    ack_by_hand;            /* 1: saved sessions name what gw_ack() confirmed, not what was polled */
-    const char *ca_file, *ca_pem; const void *trust_anchors; size_t trust_anchor_count; /* anchors borrowed; none: the system's, then bundled */
+    const char *token;          /* required; with or without "Bot "; our copy is overwritten at the end */
+    uint32_t    intents;        /* 0 is a real value: only events that need no intent */
+    uint32_t    large_threshold;        /* 50 to 250: members above which offline ones are left out; 0: 50 */
+    int32_t     shard_first, shard_count, shard_total;  /* 0,0,0: unsharded; else this range of the total */
+    const char *url;            /* wss://...; NULL: ask /gateway/bot. Whoever gives it gives the next three */
+    uint32_t    max_concurrency;        /* Identify buckets; 0: 1 */
+    uint32_t    identify_remaining;     /* Identifies left today; 0: not known, we count by ourselves */
+    uint32_t    identify_reset_ms;      /* ... until they are full again */
+    const char *session;        /* text of gw_session_save(), of any shards: they resume; NULL: none */
+    size_t      session_len;
+    const gw_presence *presence;        /* from the first moment on; NULL: online */
+    uint32_t    compress;       /* 0: none; other values are refused by this version */
+    uint32_t    ack_by_hand;    /* 1: saved sessions name what gw_ack() confirmed, not what was polled */
+    const char *ca_file;        /* PEM or DER */
+    const char *ca_pem;         /* PEM text */
+    const void *trust_anchors;  /* br_x509_trust_anchor[], borrowed until gw_close() */
+    size_t      trust_anchor_count;     /* none of the three: the system's, then the bundled ones */
     uint64_t    unix_time_floor;        /* "it is at least this late": for boards without a clock; else 0 */
-    const char *proxy;                  /* "http://user:pw@host:port", "env" or NULL */
-    void       *memory; size_t memory_bytes;    /* borrowed: all that we ever allocate; then no thread, CA from memory, and DNS by the hook
-                                                   or by the system's resolver, which blocks and may use its own heap (said in the manual) */
-    uint32_t    max_payload, max_queued, max_queued_ms; /* 64 MiB, 64 commands a shard, 300,000 ms */
-    uint32_t    turn_bytes, turn_us;    /* a turn of gw_poll ends after so much: 64 KiB, 1,000 us */
-    void       *user;                   /* handed to every hook below; all optional; a hook may call gw_wake() only */
-    void     *(*alloc)(void *user, void *old, size_t old_bytes, size_t new_bytes);      /* new_bytes 0 frees */
-    void      (*log)(void *user, uint32_t level, int32_t shard, const char *text);
-    uint32_t    log_level;              /* enum gw_log_level: the most detailed one that log is called for; 0: GW_LOG_INFO */
-    uint64_t  (*monotonic_us)(void *user);      /* stands still while suspended */
+    const char *proxy;          /* NULL; other values are refused by this version */
+    void       *memory;         /* borrowed until gw_close(): all that we ever allocate comes from here */
+    size_t      memory_bytes;   /* gw_memory_needed() tells how much */
+    uint32_t    max_payload;    /* bytes of d; larger ones are SKIPPED; 0: 64 MiB */
+    uint32_t    max_queued;     /* commands that may wait, per shard; 0: 64 */
+    uint32_t    max_queued_ms;  /* ... and how long; 0: 300,000 */
+    uint32_t    turn_bytes;     /* a turn of gw_poll() ends after so much; 0: 64 KiB */
+    uint32_t    turn_us;        /* ... or so long; 0: 1,000 */
+    void       *user;           /* handed to every hook below; all are optional; a hook may call gw_wake() only */
+    void     *(*alloc)(void *user, void *old, size_t old_bytes, size_t new_bytes);  /* new_bytes 0 frees */
+    void      (*log)(void *user, uint32_t level, int32_t shard, const char *text);  /* never the token */
+    uint32_t    log_level;      /* enum gw_log_level: the most detailed one that log gets; 0: GW_LOG_INFO */
+    uint64_t  (*monotonic_us)(void *user);      /* stands still while the machine is suspended */
     uint64_t  (*boot_us)(void *user);           /* counts on; NULL with monotonic_us set: sleep is not noticed */
-    uint64_t  (*unix_time)(void *user);         /* seconds; 0: unknown, then unix_time_floor is used and said */
-    int32_t   (*random)(void *user, void *bytes, size_t len);
-    int32_t   (*resolve)(void *user, const char *host, char *ip_text, size_t cap);      /* 1 done: "a b c"; 0 ask again; < 0 failed */
-    int32_t   (*identify_gate)(void *user, int32_t shard, uint32_t bucket); /* 0: go; > 0: ask again in so many ms or after gw_wake(); < 0: never */
-    const gw_transport *transport;
+    uint64_t  (*unix_time)(void *user);         /* seconds; 0: unknown, then unix_time_floor is used */
+    int32_t   (*random)(void *user, void *bytes, size_t len);   /* < 0: failed; unpredictable, or TLS is not safe */
+    int32_t   (*resolve)(void *user, const char *host, char *ip_text, size_t cap);
+                                                /* 1 done: "192.0.2.1 2001:db8::1"; 0 ask again; < 0 failed */
+    int32_t   (*identify_gate)(void *user, int32_t shard, uint32_t bucket);
+                                                /* 0 go; n > 0 ask again in n ms or after gw_wake(); < 0 never */
+    const gw_transport *transport;              /* borrowed */
 } gw_config;
 
-/* ---- life -------------------------------------------------------------------------------------------------------- */
-GW_API gw_client *gw_open_sized(const gw_config *cfg, size_t config_bytes); /* for FFI; others write gw_open(&cfg) */
+/* ---- life --------------------------------------------------------------------------------------- */
+
+/* A client, or NULL without memory. No network yet; a config that makes no sense comes out as FATAL.
+ *   gw_open(&cfg) is what you call; the _sized form is for FFI and keeps old callers working. */
+GW_API gw_client *gw_open_sized(const gw_config *cfg, size_t config_bytes);
+
+/* Bytes of config.memory that a client of this config needs at most. */
 GW_API size_t gw_memory_needed_sized(const gw_config *cfg, size_t config_bytes);
-#ifndef GW_FFI  /* "cc -E -P -DGW_FFI" of this part is what LuaJIT's ffi.cdef and Python's cffi read */
-static inline gw_client *gw_open(const gw_config *cfg) { return gw_open_sized(cfg, sizeof *cfg); } /* no network yet; NULL: no memory */
-static inline size_t gw_memory_needed(const gw_config *cfg) { return gw_memory_needed_sized(cfg, sizeof *cfg); }
+#ifndef GW_FFI
+static inline gw_client *gw_open(const gw_config *cfg) { return gw_open_sized(cfg, sizeof *cfg); }
+static inline size_t gw_memory_needed(const gw_config *cfg)
+{
+    return gw_memory_needed_sized(cfg, sizeof *cfg);
+}
 #endif
-GW_API const gw_event *gw_poll(gw_client *gw);  /* next event; NULL ends this turn: nothing there, or its budget is spent */
-GW_API const gw_event *gw_wait(gw_client *gw, int32_t timeout_ms); /* sleeps in the kernel; NULL: time is up, or ended for good */
-GW_API void gw_tend(gw_client *gw);             /* heartbeats, sends and ACKs only; the event in hand stays valid: call it in long work */
-GW_API int32_t gw_alive(const gw_client *gw);   /* 1 until CLOSED was taken */
-GW_API int32_t gw_stop(gw_client *gw, uint32_t how);    /* enum gw_how: begins an orderly end; poll on until CLOSED (5 s at most) */
-GW_API void gw_close(gw_client *gw);            /* frees at once and never blocks; sessions not ended by gw_stop stay resumable */
 
-/* ---- shards: named by their id; a client has one total for life (two clients re-shard) ----------------------------- */
-GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session, size_t session_len); /* text NULL: Identify */
-GW_API int32_t gw_shard_stop(gw_client *gw, int32_t shard, uint32_t how);       /* SHARD_STOPPED follows; nothing is sent after this call */
-GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id);     /* its shard, run here or not */
-GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard);       /* 1 after READY or RESUMED; GW_ALL: are all? */
-GW_API int32_t gw_hold(gw_client *gw, int32_t shard, int32_t on);       /* no events from it for now; heartbeats go on, TCP holds the rest */
-GW_API int32_t gw_want(gw_client *gw, uint32_t type, int32_t on);       /* 0: never store that dispatch; GW_UNKNOWN_DISPATCH too */
+/* The next event; NULL ends this turn: nothing is there, or its budget is spent (gw_timeout_ms() is 0 then). */
+GW_API const gw_event *gw_poll(gw_client *gw);
 
-/* ---- reading JSON: stateless, any thread, any text. path "author.id", "roles.0"; NULL: the value itself ------------ */
+/* The same, but sleeps in the kernel for up to timeout_ms (GW_FOREVER). NULL: time is up, or ended for good. */
+GW_API const gw_event *gw_wait(gw_client *gw, int32_t timeout_ms);
+
+/* Heartbeats, sends and ACKs only; the event in hand stays valid. Call it during long work. */
+GW_API void gw_tend(gw_client *gw);
+
+/* 1 until CLOSED was taken. */
+GW_API int32_t gw_alive(const gw_client *gw);
+
+/* Begins an orderly end; poll on until CLOSED (5 s at most).
+ *   how       GW_KEEP or GW_END (enum gw_how)
+ *   Returns   GW_OK, GW_ERROR_ARGUMENT, GW_ERROR_ENDED */
+GW_API int32_t gw_stop(gw_client *gw, uint32_t how);
+
+/* Frees everything at once, never blocks; sessions that gw_stop() has not ended stay resumable. */
+GW_API void gw_close(gw_client *gw);
+
+/* ---- shards: named by their id; a client has one total for life (two clients re-shard) ---------- */
+GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session, size_t session_len);
+GW_API int32_t gw_shard_stop(gw_client *gw, int32_t shard, uint32_t how);
+GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id); /* the guild's shard, run here or not */
+GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard);   /* 1 after READY or RESUMED; GW_ALL: all? */
+
+/* No events from the shard (or GW_ALL) for now; heartbeats go on, TCP holds the rest. on 0: go on.
+ *   Returns   GW_OK, GW_ERROR_ARGUMENT (no such shard), GW_ERROR_ENDED */
+GW_API int32_t gw_hold(gw_client *gw, int32_t shard, int32_t on);
+
+/* on 0: that dispatch is never stored nor handed out, but counted; GW_UNKNOWN_DISPATCH: all that have no number.
+ *   Returns   GW_OK; GW_ERROR_ARGUMENT for READY, RESUMED and what is no dispatch; GW_ERROR_ENDED */
+GW_API int32_t gw_want(gw_client *gw, uint32_t type, int32_t on);
+
+/* ---- reading JSON: stateless, any thread, any text ----------------------------------------------
+ * path: "author.id", "roles.0"; NULL: the value itself. A key that has a dot is reached by gw_next(). */
 enum gw_kind { GW_ABSENT, GW_NULL, GW_FALSE, GW_TRUE, GW_NUMBER, GW_STRING, GW_ARRAY, GW_OBJECT };
 GW_API uint32_t gw_kind_of(const gw_json *v, const char *path);
-GW_API int32_t  gw_get(const gw_json *v, const char *path, gw_json *out);       /* 1 if there; else *out is absent, safe to read on */
-GW_API uint32_t gw_pick(const gw_json *v, const char *const *paths, uint32_t count, gw_json *out); /* many in one pass; number found */
-GW_API int32_t  gw_next(const gw_json *container, gw_json *key, gw_json *value); /* begin with *value zero; key may be NULL */
-GW_API uint64_t gw_u64(const gw_json *v, const char *path);     /* number or string of digits, never through double; else 0 */
-GW_API int64_t  gw_i64(const gw_json *v, const char *path);
-GW_API double   gw_f64(const gw_json *v, const char *path);
-GW_API int32_t  gw_true(const gw_json *v, const char *path);
-GW_API int32_t  gw_is(const gw_json *v, const char *path, const char *text);    /* decoded string equals text? */
-GW_API size_t   gw_text(const gw_json *v, const char *path, char *out, size_t cap); /* decoded, 0-terminated, cut between characters; full length */
-GW_API const char *gw_plain(const gw_json *v, const char *path, size_t *len);   /* no copy, no 0; NULL if absent or it has escapes */
-GW_API size_t   gw_quote(const char *text, size_t len, char *out, size_t cap);  /* the other way: a JSON string with quotes */
 
-/* ---- commands: a guild finds its shard; else shard id or GW_ALL. All strings are copied --------------------------- */
-typedef struct gw_members {     /* query or user_ids */
-    uint64_t guild_id; const char *query; const uint64_t *user_ids; uint32_t user_id_count, limit, presences, retry; const char *nonce;
+/* 1 if there; else *out is absent, safe to read on. */
+GW_API int32_t gw_get(const gw_json *v, const char *path, gw_json *out);
+
+/* Many paths in one pass; the number found. out has count places. */
+GW_API uint32_t gw_pick(const gw_json *v, const char *const *paths, uint32_t count, gw_json *out);
+
+/* The next member or element; begin with *value zero; key may be NULL. 0: no more. */
+GW_API int32_t gw_next(const gw_json *container, gw_json *key, gw_json *value);
+
+/* A number, or a string of digits, exact to 64 bits; 0 if it is none or does not fit. */
+GW_API uint64_t gw_u64(const gw_json *v, const char *path);
+GW_API int64_t gw_i64(const gw_json *v, const char *path);
+GW_API double gw_f64(const gw_json *v, const char *path);
+GW_API int32_t gw_true(const gw_json *v, const char *path);    /* 1 for true only */
+
+/* 1 if it is a string that reads, decoded, as text. */
+GW_API int32_t gw_is(const gw_json *v, const char *path, const char *text);
+
+/* Decoded, 0-terminated, cut between characters; the full length, as snprintf tells it. */
+GW_API size_t gw_text(const gw_json *v, const char *path, char *out, size_t cap);
+
+/* No copy, no 0 at the end; NULL if absent, or if it has escapes. */
+GW_API const char *gw_plain(const gw_json *v, const char *path, size_t *len);
+
+/* The other way: text as a JSON string with its quotes; the full length. */
+GW_API size_t gw_quote(const char *text, size_t len, char *out, size_t cap);
+
+/* ---- commands: a guild finds its shard; else shard id or GW_ALL. All strings are copied --------- */
+typedef struct gw_members {         /* query or user_ids */
+    uint64_t guild_id;
+    const char *query;
+    const uint64_t *user_ids;
+    uint32_t user_id_count, limit, presences, retry;
+    const char *nonce;
 } gw_members;
-GW_API gw_ticket gw_set_presence(gw_client *gw, int32_t shard, const gw_presence *presence);    /* newest wins; 5 in 20 s */
-GW_API gw_ticket gw_set_voice(gw_client *gw, uint64_t guild_id, uint64_t channel_id, int32_t mute, int32_t deaf); /* channel 0 leaves */
+GW_API gw_ticket gw_set_presence(gw_client *gw, int32_t shard, const gw_presence *presence);
+GW_API gw_ticket gw_set_voice(gw_client *gw, uint64_t guild_id, uint64_t channel_id, int32_t mute, int32_t deaf);
 GW_API gw_ticket gw_request_members(gw_client *gw, const gw_members *request);
-GW_API gw_ticket gw_request_sounds(gw_client *gw, const uint64_t *guild_ids, uint32_t count);   /* split by shard, one ticket */
+GW_API gw_ticket gw_request_sounds(gw_client *gw, const uint64_t *guild_ids, uint32_t count);
 GW_API gw_ticket gw_request_channel_info(gw_client *gw, uint64_t guild_id, int32_t status, int32_t voice_start_time);
+
+/* Any payload: {"op":op,"d":d}.
+ *   shard     its id, or GW_ALL (one ticket for all)
+ *   op        any but 1, 2 and 6, which the library sends itself
+ *   d, len    JSON, UTF-8; copied
+ *   Returns   a ticket (> 0) once queued, also before READY; else GW_ERROR_ARGUMENT, GW_ERROR_TOO_LARGE (the payload
+ *             is above 4,096 bytes), GW_ERROR_QUEUE_FULL, GW_ERROR_NOT_OUR_SHARD, GW_ERROR_ENDED, GW_ERROR_NO_MEMORY
+ *   Source    Discord docs, "Sending Events" */
 GW_API gw_ticket gw_send_raw(gw_client *gw, int32_t shard, uint32_t op, const char *d, size_t len);
 
-/* ---- other people's loops ---------------------------------------------------------------------------------------- */
+/* ---- other people's loops ----------------------------------------------------------------------- */
 typedef struct gw_pollfd { intptr_t fd; uint32_t readable, writable; } gw_pollfd;
-GW_API intptr_t gw_fd(gw_client *gw);   /* readable exactly while gw_poll has work, timers and buffered bytes included; -1 where there is neither epoll nor kqueue: gw_pollfds */
-GW_API uint32_t gw_pollfds(gw_client *gw, gw_pollfd *out, uint32_t cap); /* for select, poll, WSAPoll; number there are; ask each round */
-GW_API int32_t  gw_timeout_ms(gw_client *gw);   /* 0: work now; n: with gw_pollfds, call by then; -1: ended */
-GW_API void     gw_wake(gw_client *gw);         /* any thread, any signal handler; comes out as WOKEN */
-GW_API void     gw_recheck(gw_client *gw);      /* network changed or machine woke: probe what is open, skip what waits */
 
-/* ---- sessions, numbers ------------------------------------------------------------------------------------------- */
-#define GW_SESSION_MAX 512u             /* bytes of text a shard needs at most */
-GW_API size_t gw_session_save(gw_client *gw, int32_t shard, char *out, size_t cap); /* full length; no token; works after CLOSED too.
-    Names the last event taken, which is the one before the event in hand; with ack_by_hand the last one acknowledged. */
-GW_API int32_t gw_ack(gw_client *gw, int32_t shard, uint32_t session, uint64_t seq); /* all up to here is done, the event in hand too */
-GW_API uint64_t gw_user_id(const gw_client *gw);        /* the bot; kept in the session text, as a Resume brings no READY; 0: not known */
+/* Readable exactly while gw_poll() has work, timers and buffered bytes included; level-triggered. -1 where there is no
+ * epoll: gw_pollfds. It stays the same for the life of the client; do not close it. */
+GW_API intptr_t gw_fd(gw_client *gw);
+
+/* For select, poll, WSAPoll: fills up to cap places, answers how many there are. Ask each round. */
+GW_API uint32_t gw_pollfds(gw_client *gw, gw_pollfd *out, uint32_t cap);
+
+/* 0: work now; n: with gw_pollfds, call by then; -1: ended. */
+GW_API int32_t gw_timeout_ms(gw_client *gw);
+
+/* From any thread, any signal handler; comes out as WOKEN. */
+GW_API void gw_wake(gw_client *gw);
+
+/* The network changed, or the machine woke: probes what is open (5 s), skips what waits. */
+GW_API void gw_recheck(gw_client *gw);
+
+/* ---- sessions, numbers -------------------------------------------------------------------------- */
+#define GW_SESSION_MAX 512u         /* bytes of text a shard needs at most, the 0 at the end included */
+
+/* Writes the session of a shard, or of GW_ALL, as text; also after CLOSED.
+ *   Returns   the full length without the 0; where cap is not above it the text is cut and worth nothing
+ *   It names the last event taken, which is the one before the event in hand; with ack_by_hand the last one
+ *   acknowledged. Without one the text holds the Identify budget only. The token is not in it; what is in it lets
+ *   nobody act as the bot without the token. */
+GW_API size_t gw_session_save(gw_client *gw, int32_t shard, char *out, size_t cap);
+
+/* All events up to this one are done, the event in hand too.
+ *   Returns   GW_OK (also for a session that is gone), GW_ERROR_NOT_OUR_SHARD, GW_ERROR_ARGUMENT (it has not come yet) */
+GW_API int32_t gw_ack(gw_client *gw, int32_t shard, uint32_t session, uint64_t seq);
+
+/* The bot's ids: from READY, or from the session text, as a Resume brings no READY. 0: not known yet. */
+GW_API uint64_t gw_user_id(const gw_client *gw);
 GW_API uint64_t gw_application_id(const gw_client *gw);
+
 typedef struct gw_stats {
-    uint64_t events, filtered, skipped, wire_bytes_in, wire_bytes_out, payload_bytes, heartbeats, acks, latency_us, latency_mean_us;
-    uint64_t connects, resumes, identifies, identifies_left, sends, send_queue, sends_dropped, polls_late, longest_turn_us;
-    uint64_t memory_now, memory_peak;
+    uint64_t events, filtered, skipped;         /* dispatches handed out; dropped by gw_want; too large */
+    uint64_t wire_bytes_in, wire_bytes_out;     /* TLS included */
+    uint64_t payload_bytes;                     /* JSON that came in */
+    uint64_t heartbeats, acks, latency_us, latency_mean_us; /* of a heartbeat: the last one (of several shards the
+                                                               longest), and the mean */
+    uint64_t connects, resumes, identifies, identifies_left;
+    uint64_t sends, send_queue, sends_dropped;  /* payloads sent, heartbeats included; commands waiting; dropped */
+    uint64_t polls_late, longest_turn_us;
+    uint64_t memory_now, memory_peak;           /* bytes, of the whole client */
 } gw_stats;
-GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, size_t stats_bytes);    /* GW_ALL: summed */
+
+/* shard, or GW_ALL: summed. Returns GW_OK, GW_ERROR_NOT_OUR_SHARD, GW_ERROR_ARGUMENT. Works after CLOSED too. */
+GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, size_t stats_bytes);
 #ifndef GW_FFI
-static inline int32_t gw_stats_read(gw_client *gw, int32_t shard, gw_stats *s) { return gw_stats_read_sized(gw, shard, s, sizeof *s); }
+static inline int32_t gw_stats_read(gw_client *gw, int32_t shard, gw_stats *out)
+{
+    return gw_stats_read_sized(gw, shard, out, sizeof *out);
+}
 #endif
-GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);      /* Prometheus */
-GW_API const char *gw_name_of(uint32_t type);   /* "GUILD_CREATE", "DISCONNECTED"; "" if we know none */
+GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);  /* Prometheus */
+
 #ifdef __cplusplus
 }
 #endif
-#endif
+#endif /* DISCORD_GATEWAY_H */
 
+/* ================================================================================================
+ * The implementation, in rooms; each calls only rooms above it:  grep '>> room' discord_gateway.h
+ *   Bytes come in from link, go through ws and json to the session, and out as an event; what is sent
+ *   goes back up once. A room that needs something from below returns a value that says so.
+ * ================================================================================================ */
 #ifdef DISCORD_GATEWAY_IMPLEMENTATION
 #ifndef DISCORD_GATEWAY_IMPLEMENTED
 #define DISCORD_GATEWAY_IMPLEMENTED
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -265,21 +637,20 @@ GW_API const char *gw_name_of(uint32_t type);   /* "GUILD_CREATE", "DISCONNECTED
 #include <sys/types.h>
 #include <unistd.h>
 #ifndef CLOCK_MONOTONIC
-#error "discord_gateway.h needs POSIX names: with -std=c99 define _DEFAULT_SOURCE before the first #include (or use -std=gnu99)"
+#error "discord_gateway.h needs POSIX names: with -std=c99 compile with -D_DEFAULT_SOURCE (or use -std=gnu99)"
 #endif
 #ifndef GW_NO_THREADS
 #include <pthread.h>
+#endif
+#ifdef __linux__
+#include <sys/random.h>
 #endif
 #if defined __linux__ && !defined GW_NO_EPOLL
 #define GW__EPOLL 1
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
-#endif
-#ifdef __linux__
-#include <sys/random.h>
-#endif
-#ifndef GW__EPOLL
+#else
 #include <poll.h>
 #endif
 #include <bearssl.h>
@@ -648,12 +1019,14 @@ static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count
     (void)poller; (void)memory; (void)count;
 }
 
-static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, uint32_t was, uint32_t want)
+static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, uint32_t was,
+                               uint32_t want)
 {
     struct epoll_event event;
     memset(&event, 0, sizeof event);
     event.data.u64 = tag;
-    event.events = ((want & GW__WANT_READ) ? (uint32_t)EPOLLIN : 0u) | ((want & GW__WANT_WRITE) ? (uint32_t)EPOLLOUT : 0u);
+    event.events = ((want & GW__WANT_READ) ? (uint32_t)EPOLLIN : 0u) |
+                   ((want & GW__WANT_WRITE) ? (uint32_t)EPOLLOUT : 0u);
     if (was == want) return 1;
     /* Wanting nothing must leave the set: a hang-up is reported whatever was asked for. */
     if (want == 0) return epoll_ctl(poller->epoll_fd, EPOLL_CTL_DEL, (int)fd, &event) == 0;
@@ -675,7 +1048,8 @@ static int gw__sys_poller_open(gw__poller *poller)
     poller->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     /* Boot time: after a suspend the timer fires at once, and the sleep is noticed. */
     poller->timer_fd = timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (poller->timer_fd < 0) poller->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (poller->timer_fd < 0)
+        poller->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (poller->epoll_fd >= 0 && poller->wake_fd >= 0 && poller->timer_fd >= 0 &&
         gw__sys_poller_want(poller, poller->wake_fd, GW__TAG_WAKE, 0, GW__WANT_READ) &&
         gw__sys_poller_want(poller, poller->timer_fd, GW__TAG_TIMER, 0, GW__WANT_READ)) return 1;
@@ -699,15 +1073,17 @@ static void gw__sys_poller_arm(gw__poller *poller, uint64_t at_us, uint64_t now_
 }
 
 /* Sleeps up to timeout_ms (-1: until something happens). Number of entries filled in. */
-static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__ready *out, uint32_t cap)
+static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__ready *out,
+                                    uint32_t cap)
 {
+    const uint32_t broken = (uint32_t)EPOLLHUP | (uint32_t)EPOLLERR;    /* found out by reading */
     struct epoll_event events[32];
     int i, count = epoll_wait(poller->epoll_fd, events, (int)GW__MIN(cap, 32u), timeout_ms);
     for (i = 0; i < count; i++) {
         uint32_t bits = events[i].events;
         out[i].tag = events[i].data.u64;
-        out[i].readable = (bits & ((uint32_t)EPOLLIN | (uint32_t)EPOLLHUP | (uint32_t)EPOLLERR)) != 0;
-        out[i].writable = (bits & ((uint32_t)EPOLLOUT | (uint32_t)EPOLLHUP | (uint32_t)EPOLLERR)) != 0;
+        out[i].readable = (bits & ((uint32_t)EPOLLIN | broken)) != 0;
+        out[i].writable = (bits & ((uint32_t)EPOLLOUT | broken)) != 0;
     }
     return count > 0 ? (uint32_t)count : 0;
 }
@@ -749,7 +1125,8 @@ static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count
     poller->cap = count;
 }
 
-static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, uint32_t was, uint32_t want)
+static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, uint32_t was,
+                               uint32_t want)
 {
     uint32_t i;
     (void)was;
@@ -779,7 +1156,8 @@ static int gw__sys_poller_open(gw__poller *poller)
         poller->wake_fds[0] = poller->wake_fds[1] = -1;
         return 0;
     }
-    if (gw__sys_nonblocking(poller->wake_fds[0]) && gw__sys_nonblocking(poller->wake_fds[1])) return 1;
+    if (gw__sys_nonblocking(poller->wake_fds[0]) && gw__sys_nonblocking(poller->wake_fds[1]))
+        return 1;
     gw__sys_poller_close(poller);
     return 0;
 }
@@ -790,8 +1168,10 @@ static void gw__sys_poller_arm(gw__poller *poller, uint64_t at_us, uint64_t now_
 }
 
 /* One list of pollfds a call, in slices of 64: a second slice is only looked at, it does not sleep. */
-static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__ready *out, uint32_t cap)
+static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__ready *out,
+                                    uint32_t cap)
 {
+    const short broken = POLLHUP | POLLERR | POLLNVAL;      /* found out by reading */
     struct pollfd slice[64];
     uint32_t done = 0, found = 0, i, n;
     do {
@@ -802,12 +1182,14 @@ static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__
             slice[n].events = (short)(((poller->watches[i].want & GW__WANT_READ) ? POLLIN : 0) |
                                       ((poller->watches[i].want & GW__WANT_WRITE) ? POLLOUT : 0));
         }
-        if (poll(slice, (nfds_t)n, poller->count < GW__COUNT(slice) ? timeout_ms : 0) < 0) return found;
+        if (poll(slice, (nfds_t)n, poller->count < GW__COUNT(slice) ? timeout_ms : 0) < 0)
+            return found;
         for (i = 0; i < n && found < cap; i++) {
             if (slice[i].revents == 0) continue;
-            out[found].tag = done == 0 && i == 0 ? GW__TAG_WAKE : poller->watches[done + i - (done == 0)].tag;
-            out[found].readable = (slice[i].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) != 0;
-            out[found++].writable = (slice[i].revents & (POLLOUT | POLLHUP | POLLERR | POLLNVAL)) != 0;
+            out[found].tag = done == 0 && i == 0 ? GW__TAG_WAKE
+                                                 : poller->watches[done + i - (done == 0)].tag;
+            out[found].readable = (slice[i].revents & (POLLIN | broken)) != 0;
+            out[found++].writable = (slice[i].revents & (POLLOUT | broken)) != 0;
         }
         done += n - (done == 0);
     } while (done < poller->count);
@@ -1023,7 +1405,7 @@ static size_t gw__buf_len(const gw__buf *buf)
 
 static uint8_t *gw__buf_data(gw__buf *buf)
 {
-    return buf->bytes + buf->begin;
+    return buf->bytes ? buf->bytes + buf->begin : NULL;
 }
 
 static void gw__buf_clear(gw__buf *buf)
@@ -1165,7 +1547,8 @@ static size_t gw__text_cut(const char *text, size_t len)
     return len;
 }
 
-static size_t gw__text_format_list(char *out, size_t cap, const char *format, va_list list) GW__FORMAT(3, 0);
+static size_t gw__text_format_list(char *out, size_t cap, const char *format, va_list list)
+    GW__FORMAT(3, 0);
 static size_t gw__text_format(char *out, size_t cap, const char *format, ...) GW__FORMAT(3, 4);
 
 static size_t gw__text_format_list(char *out, size_t cap, const char *format, va_list list)
@@ -1267,7 +1650,8 @@ typedef struct gw__fault {          /* why something ended; a value that is hand
     char     text[GW__FAULT_TEXT_MAX];
 } gw__fault;
 
-static void gw__fault_set(gw__fault *fault, uint32_t reason, int32_t code, const char *format, ...) GW__FORMAT(4, 5);
+static void gw__fault_set(gw__fault *fault, uint32_t reason, int32_t code, const char *format, ...)
+    GW__FORMAT(4, 5);
 
 /* The first fault stays: what follows from it would only hide the cause. */
 static void gw__fault_set(gw__fault *fault, uint32_t reason, int32_t code, const char *format, ...)
@@ -1298,7 +1682,8 @@ static void gw__text_redact(char *text, const char *secret)
     while ((at = strstr(at, secret)) != NULL) memset(at, '*', len);
 }
 
-static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...) GW__FORMAT(4, 5);
+static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
+    GW__FORMAT(4, 5);
 
 static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
 {
@@ -1379,7 +1764,8 @@ static uint32_t gw__names_find(const gw__names *names, const char *name, size_t 
 {
     uint32_t slot = gw__name_hash(name, len), type;
     while ((type = names->slot[slot]) != 0) {
-        if (strncmp(gw__dispatch_names[type], name, len) == 0 && gw__dispatch_names[type][len] == 0) return type;
+        if (strncmp(gw__dispatch_names[type], name, len) == 0 && gw__dispatch_names[type][len] == 0)
+            return type;
         slot = (slot + 1) & 255u;
     }
     return GW_UNKNOWN_DISPATCH;
@@ -1394,7 +1780,7 @@ static uint32_t gw__names_find(const gw__names *names, const char *name, size_t 
 
 #define GW__HOST_MAX 256
 #define GW__PATH_MAX 512
-#define GW__TARGET_MAX (GW__PATH_MAX + 64)     /* a target with the Gateway's parameters always fits */
+#define GW__TARGET_MAX (GW__PATH_MAX + 64)      /* has room for the Gateway's parameters too */
 
 typedef struct gw__url {
     uint32_t secure;                /* wss or https */
@@ -1487,7 +1873,8 @@ static int gw__url_ipv6(const char *text, size_t len, uint8_t address[16])
             at++;
         }
     }
-    if (gap == 16 || filled == 16) return gap == 16 && filled == 16;    /* "::" stands for one group at least */
+    if (gap == 16) return filled == 16;
+    if (filled == 16) return 0;         /* "::" stands for one group at least */
     memmove(address + 16 - (filled - gap), address + gap, filled - gap);
     memset(address + gap, 0, 16 - filled);
     return 1;
@@ -1520,9 +1907,11 @@ static int gw__url_check_bytes(const char *text, size_t len, gw__fault *fault)
             return gw__url_refuse(fault, "has a byte beyond ASCII; write the host in punycode "
                                          "(xn--...) and the path percent-encoded");
         if (byte <= 0x20 || byte == 0x7f)
-            return gw__url_refuse(fault, "has a space or a control byte in it; was a line end copied along?");
+            return gw__url_refuse(fault, "has a space or a control byte in it; "
+                                         "was a line end copied along?");
         if (byte == '#')
-            return gw__url_refuse(fault, "has a fragment (#...), which never reaches a server; leave it out");
+            return gw__url_refuse(fault, "has a fragment (#...), which never reaches a server; "
+                                         "leave it out");
     }
     return 1;
 }
@@ -1531,12 +1920,14 @@ static int gw__url_check_bytes(const char *text, size_t len, gw__fault *fault)
 static size_t gw__url_take_scheme(gw__url *url, const char *text, size_t len)
 {
     static const struct { const char *prefix; uint16_t port; uint8_t secure, http; } schemes[] = {
-        { "wss://", 443, 1, 0 }, { "ws://", 80, 0, 0 }, { "https://", 443, 1, 1 }, { "http://", 80, 0, 1 }
+        { "wss://",   443, 1, 0 }, { "ws://",   80, 0, 0 },
+        { "https://", 443, 1, 1 }, { "http://", 80, 0, 1 }
     };
     size_t i;
     for (i = 0; i < sizeof schemes / sizeof *schemes; i++) {
-        size_t prefix_len = strlen(schemes[i].prefix);
-        if (len < prefix_len || !gw__text_same_nocase(text, prefix_len, schemes[i].prefix)) continue;
+        const char *prefix = schemes[i].prefix;
+        size_t prefix_len = strlen(prefix);
+        if (len < prefix_len || !gw__text_same_nocase(text, prefix_len, prefix)) continue;
         url->secure = schemes[i].secure;
         url->http = schemes[i].http;
         url->port = schemes[i].port;
@@ -1565,18 +1956,21 @@ static int gw__url_ends_in_number(const char *text, size_t len)
 }
 
 /* RFC 1123 section 2.1, and '_', which container networks use. */
+static int gw__url_is_name_byte(char byte)
+{
+    char low = (char)(byte | 0x20);
+    return (low >= 'a' && low <= 'z') || gw__url_is_digit(byte) || byte == '-' || byte == '_';
+}
+
 static int gw__url_is_name(const char *text, size_t len)
 {
     size_t at, label = 0;
     if (len > 253) return 0;
     for (at = 0; at < len; at++) {
-        char low = (char)(text[at] | 0x20);
         if (text[at] == '.') {
             if (label == 0) return 0;
             label = 0;
-        } else if ((low >= 'a' && low <= 'z') || gw__url_is_digit(text[at]) || text[at] == '-' || text[at] == '_') {
-            if (++label > 63) return 0;
-        } else {
+        } else if (!gw__url_is_name_byte(text[at]) || ++label > 63) {
             return 0;
         }
     }
@@ -1590,11 +1984,13 @@ static size_t gw__url_take_name(gw__url *url, const char *text, size_t len, gw__
     uint8_t address[4];
     if (host_len == 0) return (size_t)gw__url_refuse(fault, "has no host; write it as wss://host");
     if (!gw__url_is_name(text, host_len))
-        return (size_t)gw__url_refuse_host(fault, text, host_len, "is no host name: letters, digits, '-' and '_', "
-            "labels of 1 to 63 between single dots, no dot at the end, 253 in all");
+        return (size_t)gw__url_refuse_host(fault, text, host_len,
+            "is no host name: letters, digits, '-' and '_', labels of 1 to 63 between single dots, "
+            "no dot at the end, 253 in all");
     if (gw__url_ends_in_number(text, host_len) && !gw__url_ipv4(text, host_len, address))
-        return (size_t)gw__url_refuse_host(fault, text, host_len, "ends in a number but is no IPv4 address "
-            "(four decimal numbers up to 255, without leading zeros)");
+        return (size_t)gw__url_refuse_host(fault, text, host_len,
+            "ends in a number but is no IPv4 address (four decimal numbers up to 255, "
+            "without leading zeros)");
     gw__url_keep_host(url, text, host_len);
     return host_len;
 }
@@ -1605,8 +2001,8 @@ static size_t gw__url_take_ipv6(gw__url *url, const char *text, size_t len, gw__
     uint8_t address[16];
     size_t host_len = bracket ? (size_t)(bracket - text) - 1 : 0;
     if (!bracket || !gw__url_ipv6(text + 1, host_len, address))
-        return (size_t)gw__url_refuse_host(fault, text, len, "is no IPv6 address in brackets, such as [::1] "
-                                                             "(a zone like %eth0 is not taken)");
+        return (size_t)gw__url_refuse_host(fault, text, len,
+            "is no IPv6 address in brackets, such as [::1] (a zone like %eth0 is not taken)");
     gw__url_keep_host(url, text + 1, host_len);
     return host_len + 2;
 }
@@ -1615,9 +2011,10 @@ static int gw__url_take_port(gw__url *url, const char *text, size_t len, gw__fau
 {
     uint64_t port;
     if (len == 0) return 1;
-    if (text[0] != ':' || len > 6 || !gw__text_to_u64(text + 1, len - 1, &port) || port < 1 || port > 65535)
-        return gw__url_refuse_host(fault, url->host, strlen(url->host), "is not followed by a port "
-                                                                        "from 1 to 65535, such as :8443");
+    if (text[0] != ':' || len > 6 || !gw__text_to_u64(text + 1, len - 1, &port) || port < 1
+        || port > 65535)
+        return gw__url_refuse_host(fault, url->host, strlen(url->host),
+            "is not followed by a port from 1 to 65535, such as :8443");
     url->port = (uint16_t)port;
     return 1;
 }
@@ -1651,7 +2048,8 @@ static int gw__url_parse(gw__url *url, const char *text, size_t len, gw__fault *
     if (!gw__url_check_bytes(text, len, fault)) return 0;
     scheme_len = gw__url_take_scheme(url, text, len);
     if (scheme_len == 0)
-        return gw__url_refuse(fault, "begins with no scheme we know; a gateway is written wss://host");
+        return gw__url_refuse(fault, "begins with no scheme we know; "
+                                     "a gateway is written wss://host");
     for (host_end = scheme_len; host_end < len; host_end++)
         if (text[host_end] == '/' || text[host_end] == '?') break;
     return gw__url_take_authority(url, text + scheme_len, host_end - scheme_len, fault)
@@ -1689,18 +2087,21 @@ static size_t gw__url_write(const gw__url *url, char *out, size_t cap)
 /* Plain text only to this machine: the token travels in it. */
 static int gw__url_allowed(const gw__url *url, gw__fault *fault)
 {
+    const char *scheme = gw__url_scheme(url);
     if (url->secure || gw__url_is_loopback(url)) return 1;
-    gw__fault_set(fault, GW_REASON_CONFIG, 0, "URL: %s://%s would carry the token in clear text; use %ss:// "
-        "(plain text goes to localhost, 127.x.x.x and [::1] only)", gw__url_scheme(url), url->host, gw__url_scheme(url));
+    gw__fault_set(fault, GW_REASON_CONFIG, 0,
+        "URL: %s://%s would carry the token in clear text; use %ss:// "
+        "(plain text goes to localhost, 127.x.x.x and [::1] only)", scheme, url->host, scheme);
     return 0;
 }
 
 /* A Gateway is a WebSocket, and reached safely. */
 static int gw__url_fits_gateway(const gw__url *url, gw__fault *fault)
 {
+    const char *better = url->secure || !gw__url_is_loopback(url) ? "wss" : "ws";
     if (!url->http) return gw__url_allowed(url, fault);
     gw__fault_set(fault, GW_REASON_CONFIG, 0, "URL: %s://%s is no WebSocket address; write %s://%s",
-        gw__url_scheme(url), url->host, url->secure || !gw__url_is_loopback(url) ? "wss" : "ws", url->host);
+        gw__url_scheme(url), url->host, better, url->host);
     return 0;
 }
 
@@ -1718,8 +2119,9 @@ static int gw__url_shares_parent(const char *cached, const char *offered)
 {
     const char *parent = strchr(cached, '.');
     size_t parent_len, offered_len = strlen(offered);
-    if (!parent || !strchr(parent + 1, '.') || gw__url_is_ip(cached) || gw__url_is_ip(offered)) return 0;
-    parent_len = strlen(parent);        /* with its dot, so that "evildiscord.gg" is not below "discord.gg" */
+    if (!parent || !strchr(parent + 1, '.')) return 0;
+    if (gw__url_is_ip(cached) || gw__url_is_ip(offered)) return 0;
+    parent_len = strlen(parent);        /* with its dot: "evildiscord.gg" is not below it */
     return offered_len > parent_len && strcmp(offered + offered_len - parent_len, parent) == 0;
 }
 
@@ -1729,13 +2131,15 @@ static int gw__url_shares_parent(const char *cached, const char *offered)
 static int gw__url_may_replace(const gw__url *cached, const gw__url *offered, gw__fault *fault)
 {
     if (cached->secure != offered->secure || cached->http != offered->http) {
-        gw__fault_set(fault, GW_REASON_PROTOCOL, 0, "resume URL: %s://%s changes the scheme of %s://%s; not used",
+        gw__fault_set(fault, GW_REASON_PROTOCOL, 0,
+            "resume URL: %s://%s changes the scheme of %s://%s; not used",
             gw__url_scheme(offered), offered->host, gw__url_scheme(cached), cached->host);
         return 0;
     }
-    if (gw__url_same_address(cached->host, offered->host) || gw__url_shares_parent(cached->host, offered->host))
-        return 1;
-    gw__fault_set(fault, GW_REASON_PROTOCOL, 0, "resume URL: %s is neither %s nor below the same parent domain; not used",
+    if (gw__url_same_address(cached->host, offered->host)
+        || gw__url_shares_parent(cached->host, offered->host)) return 1;
+    gw__fault_set(fault, GW_REASON_PROTOCOL, 0,
+        "resume URL: %s is neither %s nor below the same parent domain; not used",
         offered->host, cached->host);
     return 0;
 }
@@ -1748,13 +2152,15 @@ static int gw__url_is_our_parameter(const char *part, size_t len)
 {
     const char *equals = (const char *)memchr(part, '=', len);
     size_t name_len = equals ? (size_t)(equals - part) : len;
-    return gw__text_same_nocase(part, name_len, "v") || gw__text_same_nocase(part, name_len, "encoding")
+    return gw__text_same_nocase(part, name_len, "v")
+        || gw__text_same_nocase(part, name_len, "encoding")
         || gw__text_same_nocase(part, name_len, "compress");
 }
 
 /* "/?v=10&encoding=json": the path and foreign parameters stay, ours are replaced. compress: NULL
- * for none. Returns the length; 0 if it does not fit, which cannot be with cap >= GW__TARGET_MAX. */
-static size_t gw__url_gateway_target(const gw__url *url, const char *compress, char *out, size_t cap)
+ * for none. Returns the length; 0 if it does not fit, which cannot be if cap >= GW__TARGET_MAX. */
+static size_t gw__url_gateway_target(const gw__url *url, const char *compress,
+                                     char *out, size_t cap)
 {
     const char *path_end = url->target + strcspn(url->target, "?");
     const char *part = path_end;
@@ -1887,12 +2293,14 @@ static void gw__dns_begin(gw__dns *dns)
 static gw__dns_found gw__dns_answer(gw__dns *dns, const char *host, int error, gw__fault *fault)
 {
     if (dns->count) return GW__DNS_DONE;
-    gw__fault_set(fault, GW_REASON_RESOLVE, 0, "DNS: cannot find %s: %s", host, gw__sys_resolve_text(error));
+    gw__fault_set(fault, GW_REASON_RESOLVE, 0, "DNS: cannot find %s: %s", host,
+                  gw__sys_resolve_text(error));
     return GW__DNS_FAILED;
 }
 
 /* The hook answers with addresses as text, one blank between them. */
-static gw__dns_found gw__dns_ask_hook(gw__dns *dns, gw__net *net, const char *host, uint64_t now_ms, gw__fault *fault)
+static gw__dns_found gw__dns_ask_hook(gw__dns *dns, gw__net *net, const char *host, uint64_t now_ms,
+                                      gw__fault *fault)
 {
     char text[GW__ADDRESSES_MAX * 48], *at = text, *end;
     int32_t answer;
@@ -1916,7 +2324,8 @@ static gw__dns_found gw__dns_ask_hook(gw__dns *dns, gw__net *net, const char *ho
 }
 
 /* Asks, or looks whether the answer is there. Blocks only where there is no thread to ask in. */
-static gw__dns_found gw__dns_look(gw__dns *dns, gw__net *net, const char *host, uint64_t now_ms, gw__fault *fault)
+static gw__dns_found gw__dns_look(gw__dns *dns, gw__net *net, const char *host, uint64_t now_ms,
+                                  gw__fault *fault)
 {
     int error = 0;
     if (gw__sys_address_parse(host, 0, &dns->found[0])) {
@@ -1929,7 +2338,8 @@ static gw__dns_found gw__dns_look(gw__dns *dns, gw__net *net, const char *host, 
         int done;
         if (!dns->job) dns->job = gw__dns_job_start(host, gw__sys_poller_wake_end(net->poller));
         if (!dns->job) {
-            gw__fault_set(fault, GW_REASON_RESOLVE, 0, "DNS: the system gives no thread to look up %s in", host);
+            gw__fault_set(fault, GW_REASON_RESOLVE, 0,
+                          "DNS: the system gives no thread to look up %s in", host);
             return GW__DNS_FAILED;
         }
         gw__sys_mutex_lock(&dns->job->mutex);
@@ -1990,31 +2400,35 @@ static void gw__tcp_close(gw__tcp *tcp, gw__net *net)
 }
 
 /* The caller's own way to host:port; its bytes may flow at once. */
-static gw__tcp_found gw__tcp_open_stream(gw__tcp *tcp, gw__net *net, const char *host, uint16_t port, gw__fault *fault)
+static gw__tcp_found gw__tcp_open_stream(gw__tcp *tcp, gw__net *net, const char *host,
+                                         uint16_t port, gw__fault *fault)
 {
     net->in_hook = 1;
     tcp->stream = net->transport->open(net->user, host, port);
     if (tcp->stream && net->transport->fd) tcp->fd = net->transport->fd(net->user, tcp->stream);
     net->in_hook = 0;
     if (tcp->stream) return GW__TCP_DONE;
-    gw__fault_set(fault, GW_REASON_CONNECT, 0, "config.transport refused to connect to %s port %u", host, (unsigned)port);
+    gw__fault_set(fault, GW_REASON_CONNECT, 0, "config.transport refused to connect to %s port %u",
+                  host, (unsigned)port);
     return GW__TCP_FAILED;
 }
 
-static gw__tcp_found gw__tcp_failed(const gw__tcp *tcp, const gw__dns *dns, const char *host, uint16_t port, gw__fault *fault)
+static gw__tcp_found gw__tcp_failed(const gw__tcp *tcp, const gw__dns *dns, const char *host,
+                                    uint16_t port, gw__fault *fault)
 {
     char ip[64];
     uint32_t last = tcp->next_address ? tcp->next_address - 1 : 0;
     gw__sys_address_text(&dns->found[last], ip, sizeof ip);
-    gw__fault_set(fault, GW_REASON_CONNECT, 0, "TCP: cannot connect to %s port %u (%s, %u of %u addresses tried): %s [%d]",
-                  host, (unsigned)port, ip, (unsigned)tcp->next_address, (unsigned)dns->count,
+    gw__fault_set(fault, GW_REASON_CONNECT, 0,
+                  "TCP: cannot connect to %s port %u (%s, %u of %u addresses tried): %s [%d]", host,
+                  (unsigned)port, ip, (unsigned)tcp->next_address, (unsigned)dns->count,
                   gw__sys_error_text(tcp->error), tcp->error);
     return GW__TCP_FAILED;
 }
 
 /* Dials one address after the other until one answers or none is left. */
-static gw__tcp_found gw__tcp_dial(gw__tcp *tcp, gw__net *net, gw__dns *dns, const char *host, uint16_t port,
-                                  uint64_t now_ms, gw__fault *fault)
+static gw__tcp_found gw__tcp_dial(gw__tcp *tcp, gw__net *net, gw__dns *dns, const char *host,
+                                  uint16_t port, uint64_t now_ms, gw__fault *fault)
 {
     int dialed;
     for (;;) {
@@ -3615,7 +4029,8 @@ static size_t gw__tls_memory_needed(const gw__trust_source *source)
  *    disagree about its end, it is refused. Everything in it has a maximum.
  * ========================================================================== */
 
-#define GW__USER_AGENT "DiscordBot (https://github.com/discord-gateway-h/discord_gateway.h, " GW_VERSION_TEXT ")"
+#define GW__USER_AGENT \
+    "DiscordBot (https://github.com/discord-gateway-h/discord_gateway.h, " GW_VERSION_TEXT ")"
 
 enum {
     GW__HTTP_LINE_MAX = 8 * 1024,
@@ -3635,8 +4050,9 @@ enum { GW__HTTP_GET = 0, GW__HTTP_UPGRADE = 1, GW__HTTP_CONNECT = 2 };
 typedef enum gw__http_found { GW__HTTP_NEED_MORE, GW__HTTP_DONE, GW__HTTP_BROKEN } gw__http_found;
 
 typedef enum gw__http_part {
-    GW__HTTP_AT_STATUS, GW__HTTP_AT_HEADER, GW__HTTP_AT_CHUNK_SIZE, GW__HTTP_AT_CHUNK_END, GW__HTTP_AT_TRAILER,  /* lines */
-    GW__HTTP_IN_LENGTH, GW__HTTP_IN_CHUNK, GW__HTTP_UNTIL_END,                                                  /* body */
+    GW__HTTP_AT_STATUS, GW__HTTP_AT_HEADER,                                 /* lines of the head */
+    GW__HTTP_AT_CHUNK_SIZE, GW__HTTP_AT_CHUNK_END, GW__HTTP_AT_TRAILER,     /* lines behind it */
+    GW__HTTP_IN_LENGTH, GW__HTTP_IN_CHUNK, GW__HTTP_UNTIL_END,              /* body */
     GW__HTTP_COMPLETE, GW__HTTP_FAILED
 } gw__http_part;
 
@@ -3656,7 +4072,7 @@ typedef struct gw__http {
     uint32_t has_retry_after;
     uint64_t retry_after_ms;
     uint32_t connection_upgrade;    /* Connection names "upgrade" */
-    char     upgrade[32];           /* header values, cut; a header that comes twice is joined by ", " */
+    char     upgrade[32];           /* header values, cut; repeated ones joined by ", " */
     char     accept[64];
     char     extensions[64];
     char     protocol[64];
@@ -3685,8 +4101,11 @@ static void gw__http_free(gw__http *http)
 static void gw__http_break(gw__http *http, uint32_t reason, const char *why)
 {
     http->part = GW__HTTP_FAILED;
-    if (http->status) gw__fault_set(&http->fault, reason, 0, "HTTP: %s (in an answer of status %d)", why, (int)http->status);
-    else gw__fault_set(&http->fault, reason, 0, "HTTP: %s", why);
+    if (http->status)
+        gw__fault_set(&http->fault, reason, 0, "HTTP: %s (in an answer of status %d)",
+                      why, (int)http->status);
+    else
+        gw__fault_set(&http->fault, reason, 0, "HTTP: %s", why);
 }
 
 /* Is the body only there to be shown to people? Then a piece of it will do. */
@@ -3697,10 +4116,16 @@ static int gw__http_is_refusal(const gw__http *http)
 
 /* -- lines -- */
 
+static int gw__http_is_digit(char byte)
+{
+    return byte >= '0' && byte <= '9';
+}
+
 static int gw__http_is_token_byte(char byte)      /* RFC 9110 section 5.6.2 */
 {
     char low = (char)(byte | 0x20);
-    return (low >= 'a' && low <= 'z') || (byte >= '0' && byte <= '9') || (byte && strchr("!#$%&'*+-.^_`|~", byte));
+    if ((low >= 'a' && low <= 'z') || gw__http_is_digit(byte)) return 1;
+    return byte && strchr("!#$%&'*+-.^_`|~", byte);
 }
 
 static void gw__http_trim(const char **text, size_t *len)
@@ -3731,9 +4156,9 @@ static int gw__http_list_has(const char *list, size_t len, const char *word)
 /* "HTTP/1.1 200 OK"; the reason phrase says nothing to us (RFC 9112 section 4). */
 static void gw__http_on_status(gw__http *http, const char *line, size_t len)
 {
-    if (len < 12 || memcmp(line, "HTTP/1.", 7) != 0 || line[7] < '0' || line[7] > '9' || line[8] != ' '
-        || line[9] < '1' || line[9] > '5' || line[10] < '0' || line[10] > '9' || line[11] < '0' || line[11] > '9'
-        || (len > 12 && line[12] != ' ')) {
+    if (len < 12 || memcmp(line, "HTTP/1.", 7) != 0 || !gw__http_is_digit(line[7]) || line[8] != ' '
+        || line[9] < '1' || line[9] > '5' || !gw__http_is_digit(line[10])
+        || !gw__http_is_digit(line[11]) || (len > 12 && line[12] != ' ')) {
         gw__http_break(http, GW_REASON_PROTOCOL, "the status line is malformed");
         return;
     }
@@ -3744,7 +4169,7 @@ static void gw__http_on_status(gw__http *http, const char *line, size_t len)
 
 static void gw__http_on_length(gw__http *http, const char *value, size_t len)
 {
-    uint64_t length;
+    uint64_t length = 0;
     if (!gw__text_to_u64(value, len, &length))
         gw__http_break(http, GW_REASON_PROTOCOL, "Content-Length is no number");
     else if (length > GW__HTTP_ANSWER_MAX)
@@ -3757,8 +4182,10 @@ static void gw__http_on_length(gw__http *http, const char *value, size_t len)
 
 static void gw__http_on_coding(gw__http *http, const char *value, size_t len)
 {
-    if (http->has_chunked || http->minor_version == 0 || !gw__text_same_nocase(value, len, "chunked"))
-        gw__http_break(http, GW_REASON_PROTOCOL, "a Transfer-Encoding other than chunked, once, in HTTP/1.1");
+    int is_chunked = gw__text_same_nocase(value, len, "chunked");
+    if (!is_chunked || http->has_chunked || http->minor_version == 0)
+        gw__http_break(http, GW_REASON_PROTOCOL,
+                       "a Transfer-Encoding other than chunked, once, in HTTP/1.1");
     http->has_chunked = 1;
 }
 
@@ -3771,12 +4198,12 @@ static void gw__http_on_retry_after(gw__http *http, const char *value, size_t le
     const uint64_t day_ms = GW__HTTP_RETRY_MAX_MS;
     uint64_t ms, unit = 100;
     int above = 0;
-    for (at = 0; at < whole_len; at++) if (value[at] < '0' || value[at] > '9') return;
+    for (at = 0; at < whole_len; at++) if (!gw__http_is_digit(value[at])) return;
     if (whole_len == 0 || (dot && whole_len + 1 == len)) return;
     if (!gw__text_to_u64(value, whole_len, &ms) || ms > day_ms / 1000) ms = day_ms / 1000;
     ms *= 1000;
     for (at = whole_len + 1; at < len; at++, unit /= 10) {
-        if (value[at] < '0' || value[at] > '9') return;
+        if (!gw__http_is_digit(value[at])) return;
         if (unit == 0 && value[at] != '0') above = 1;
         ms += (uint64_t)(value[at] - '0') * unit;
     }
@@ -3794,23 +4221,40 @@ static void gw__http_keep_value(char *kept, size_t cap, const char *value, size_
     gw__text_printable(kept + at, cap - at, value, len);
 }
 
-static void gw__http_on_header(gw__http *http, const char *name, size_t name_len, const char *value, size_t len)
+/* Where the text of a header is kept; NULL: nothing of it is. */
+static char *gw__http_kept(gw__http *http, const char *name, size_t name_len, size_t *cap)
 {
-    if (gw__text_same_nocase(name, name_len, "content-length")) gw__http_on_length(http, value, len);
-    else if (gw__text_same_nocase(name, name_len, "transfer-encoding")) gw__http_on_coding(http, value, len);
-    else if (gw__text_same_nocase(name, name_len, "retry-after")) gw__http_on_retry_after(http, value, len);
+    const struct { const char *name; char *kept; size_t cap; } rows[] = {
+        { "upgrade",                  http->upgrade,    sizeof http->upgrade },
+        { "sec-websocket-accept",     http->accept,     sizeof http->accept },
+        { "sec-websocket-extensions", http->extensions, sizeof http->extensions },
+        { "sec-websocket-protocol",   http->protocol,   sizeof http->protocol },
+        { "location",                 http->location,   sizeof http->location }
+    };
+    size_t i;
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (!gw__text_same_nocase(name, name_len, rows[i].name)) continue;
+        *cap = rows[i].cap;
+        return rows[i].kept;
+    }
+    return NULL;
+}
+
+static void gw__http_on_header(gw__http *http, const char *name, size_t name_len,
+                               const char *value, size_t len)
+{
+    size_t cap;
+    char *kept = gw__http_kept(http, name, name_len, &cap);
+    if (kept)
+        gw__http_keep_value(kept, cap, value, len);
+    else if (gw__text_same_nocase(name, name_len, "content-length"))
+        gw__http_on_length(http, value, len);
+    else if (gw__text_same_nocase(name, name_len, "transfer-encoding"))
+        gw__http_on_coding(http, value, len);
+    else if (gw__text_same_nocase(name, name_len, "retry-after"))
+        gw__http_on_retry_after(http, value, len);
     else if (gw__text_same_nocase(name, name_len, "connection"))
         http->connection_upgrade |= gw__http_list_has(value, len, "upgrade") ? 1u : 0u;
-    else if (gw__text_same_nocase(name, name_len, "upgrade"))
-        gw__http_keep_value(http->upgrade, sizeof http->upgrade, value, len);
-    else if (gw__text_same_nocase(name, name_len, "sec-websocket-accept"))
-        gw__http_keep_value(http->accept, sizeof http->accept, value, len);
-    else if (gw__text_same_nocase(name, name_len, "sec-websocket-extensions"))
-        gw__http_keep_value(http->extensions, sizeof http->extensions, value, len);
-    else if (gw__text_same_nocase(name, name_len, "sec-websocket-protocol"))
-        gw__http_keep_value(http->protocol, sizeof http->protocol, value, len);
-    else if (gw__text_same_nocase(name, name_len, "location"))
-        gw__http_keep_value(http->location, sizeof http->location, value, len);
 }
 
 /* "Name: value". No folding, no space in front of the colon: RFC 9112 sections 5.1 and 5.2.
@@ -3831,7 +4275,8 @@ static void gw__http_on_header_line(gw__http *http, const char *line, size_t len
     value = line + name_len + 1;
     value_len = len - name_len - 1;
     gw__http_trim(&value, &value_len);
-    if (http->part == GW__HTTP_AT_HEADER) gw__http_on_header(http, line, name_len, value, value_len);
+    if (http->part == GW__HTTP_AT_HEADER)
+        gw__http_on_header(http, line, name_len, value, value_len);
 }
 
 /* A 1xx is over; what its headers said does not hold for the answer that follows. */
@@ -3845,17 +4290,19 @@ static void gw__http_forget_interim(gw__http *http)
     http->status = 0;
     http->has_length = http->has_chunked = http->has_retry_after = http->connection_upgrade = 0;
     http->retry_after_ms = 0;
-    http->upgrade[0] = http->accept[0] = http->extensions[0] = http->protocol[0] = http->location[0] = 0;
+    http->upgrade[0] = http->accept[0] = http->location[0] = 0;
+    http->extensions[0] = http->protocol[0] = 0;
 }
 
 /* The empty line: how does the body end? RFC 9112 section 6.3, in its order. */
 static void gw__http_on_head_end(gw__http *http)
 {
+    int is_2xx = http->status >= 200 && http->status < 300;
     if (http->has_length && http->has_chunked)
         gw__http_break(http, GW_REASON_PROTOCOL, "both Content-Length and Transfer-Encoding");
     else if (http->status == 101 && http->asked != GW__HTTP_UPGRADE)
         gw__http_break(http, GW_REASON_PROTOCOL, "it switches protocols, which nobody asked for");
-    else if (http->status == 101 || (http->asked == GW__HTTP_CONNECT && http->status >= 200 && http->status < 300))
+    else if (http->status == 101 || (http->asked == GW__HTTP_CONNECT && is_2xx))
         http->part = GW__HTTP_COMPLETE;
     else if (http->status < 200)
         gw__http_forget_interim(http);
@@ -3875,7 +4322,7 @@ static void gw__http_on_chunk_size(gw__http *http, const char *line, size_t len)
     size_t at;
     for (at = 0; at < len; at++) {
         char low = (char)(line[at] | 0x20);
-        if (line[at] >= '0' && line[at] <= '9') size = size << 4 | (uint64_t)(line[at] - '0');
+        if (gw__http_is_digit(line[at])) size = size << 4 | (uint64_t)(line[at] - '0');
         else if (low >= 'a' && low <= 'f') size = size << 4 | (uint64_t)(low - 'a' + 10);
         else break;
         if (size > GW__HTTP_ANSWER_MAX) {
@@ -3934,34 +4381,50 @@ static void gw__http_on_line(gw__http *http, const char *line, size_t len)
  * for. */
 static int gw__http_may_be_http(gw__http *http)
 {
+    const uint8_t *line = gw__buf_data(&http->line);
     size_t len = gw__buf_len(&http->line);
     char shown[48];
-    if (http->part != GW__HTTP_AT_STATUS || memcmp(gw__buf_data(&http->line), "HTTP/1.", len < 7 ? len : 7) == 0) return 1;
-    gw__text_printable(shown, sizeof shown, gw__buf_data(&http->line), len < 40 ? len : 40);
+    if (http->part != GW__HTTP_AT_STATUS) return 1;
+    if (memcmp(line, "HTTP/1.", len < 7 ? len : 7) == 0) return 1;
+    gw__text_printable(shown, sizeof shown, line, len < 40 ? len : 40);
     http->part = GW__HTTP_FAILED;
-    gw__fault_set(&http->fault, GW_REASON_PROTOCOL, 0, "HTTP: what answers does not speak HTTP/1; it begins with \"%s\"; "
-                                                       "check host, port and scheme", shown);
+    gw__fault_set(&http->fault, GW_REASON_PROTOCOL, 0,
+        "HTTP: what answers does not speak HTTP/1; it begins with \"%s\"; "
+        "check host, port and scheme", shown);
     return 0;
+}
+
+/* Trailers are counted with the head. Lines around chunks are not: the whole answer bounds them. */
+static int gw__http_in_head(const gw__http *http)
+{
+    return http->part != GW__HTTP_AT_CHUNK_SIZE && http->part != GW__HTTP_AT_CHUNK_END;
+}
+
+static void gw__http_end_line(gw__http *http)
+{
+    const uint8_t *line = gw__buf_data(&http->line);
+    size_t len = gw__buf_len(&http->line);
+    if (gw__http_line_is_clean(line, len))
+        gw__http_on_line(http, (const char *)line, len - 2);
+    else
+        gw__http_break(http, GW_REASON_PROTOCOL,
+                       "a line with a control byte in it, or without CR LF at its end");
+    gw__buf_clear(&http->line);
 }
 
 static size_t gw__http_take_line(gw__http *http, const uint8_t *bytes, size_t len)
 {
     const uint8_t *end = (const uint8_t *)memchr(bytes, '\n', len);
     size_t taken = end ? (size_t)(end - bytes) + 1 : len;
-    if (http->part != GW__HTTP_AT_CHUNK_SIZE && http->part != GW__HTTP_AT_CHUNK_END) http->head_bytes += taken;
+    if (gw__http_in_head(http)) http->head_bytes += taken;
     if (gw__buf_len(&http->line) + taken > GW__HTTP_LINE_MAX)
         gw__http_break(http, GW_REASON_PROTOCOL, "a line of more than 8 KiB");
     else if (http->head_bytes > GW__HTTP_HEAD_MAX)
         gw__http_break(http, GW_REASON_PROTOCOL, "more than 32 KiB of headers");
     else if (!gw__buf_append(&http->line, bytes, taken))
         gw__http_break(http, GW_REASON_MEMORY, "no memory for a line of the answer");
-    else if (gw__http_may_be_http(http) && end) {
-        size_t line_len = gw__buf_len(&http->line);
-        if (!gw__http_line_is_clean(gw__buf_data(&http->line), line_len))
-            gw__http_break(http, GW_REASON_PROTOCOL, "a line with a control byte in it, or without CR LF at its end");
-        else gw__http_on_line(http, (const char *)gw__buf_data(&http->line), line_len - 2);
-        gw__buf_clear(&http->line);
-    }
+    else if (gw__http_may_be_http(http) && end)
+        gw__http_end_line(http);
     return taken;
 }
 
@@ -3975,15 +4438,21 @@ static void gw__http_keep_body(gw__http *http, const uint8_t *bytes, size_t len)
         gw__http_break(http, GW_REASON_PROTOCOL, "the body is larger than this client takes");
         return;
     }
-    if (!gw__buf_append(&http->body, bytes, kept)) gw__http_break(http, GW_REASON_MEMORY, "no memory for the body");
-    else if (kept < len) http->part = GW__HTTP_COMPLETE;    /* nobody waits for the rest of an error page */
+    if (!gw__buf_append(&http->body, bytes, kept))
+        gw__http_break(http, GW_REASON_MEMORY, "no memory for the body");
+    else if (kept < len)
+        http->part = GW__HTTP_COMPLETE;     /* nobody waits for the rest of an error page */
 }
 
 static size_t gw__http_take_body(gw__http *http, const uint8_t *bytes, size_t len)
 {
     size_t taken = len;
-    if (http->part != GW__HTTP_UNTIL_END && taken > http->body_left) taken = (size_t)http->body_left;
-    http->body_left -= http->part == GW__HTTP_UNTIL_END ? 0 : taken;
+    if (http->part == GW__HTTP_UNTIL_END) {
+        gw__http_keep_body(http, bytes, len);
+        return len;
+    }
+    if (taken > http->body_left) taken = (size_t)http->body_left;
+    http->body_left -= taken;
     gw__http_keep_body(http, bytes, taken);
     if (http->body_left > 0) return taken;
     if (http->part == GW__HTTP_IN_CHUNK) http->part = GW__HTTP_AT_CHUNK_END;
@@ -3992,6 +4461,12 @@ static size_t gw__http_take_body(gw__http *http, const uint8_t *bytes, size_t le
 }
 
 /* -- the whole answer -- */
+
+static int gw__http_in_body(const gw__http *http)
+{
+    return http->part == GW__HTTP_IN_LENGTH || http->part == GW__HTTP_IN_CHUNK
+        || http->part == GW__HTTP_UNTIL_END;
+}
 
 static gw__http_found gw__http_look(const gw__http *http)
 {
@@ -4003,9 +4478,10 @@ static gw__http_found gw__http_look(const gw__http *http)
 static gw__http_found gw__http_push(gw__http *http, const uint8_t *bytes, size_t len, size_t *used)
 {
     for (*used = 0; *used < len && gw__http_look(http) == GW__HTTP_NEED_MORE;) {
-        int in_body = http->part == GW__HTTP_IN_LENGTH || http->part == GW__HTTP_IN_CHUNK || http->part == GW__HTTP_UNTIL_END;
-        size_t taken = in_body ? gw__http_take_body(http, bytes + *used, len - *used)
-                               : gw__http_take_line(http, bytes + *used, len - *used);
+        const uint8_t *rest = bytes + *used;
+        size_t rest_len = len - *used;
+        size_t taken = gw__http_in_body(http) ? gw__http_take_body(http, rest, rest_len)
+                                              : gw__http_take_line(http, rest, rest_len);
         *used += taken;
         http->answer_bytes += taken;
         if (http->answer_bytes > GW__HTTP_ANSWER_MAX && gw__http_look(http) == GW__HTTP_NEED_MORE)
@@ -4019,12 +4495,14 @@ static gw__http_found gw__http_push(gw__http *http, const uint8_t *bytes, size_t
 static gw__http_found gw__http_end(gw__http *http)
 {
     if (gw__http_look(http) != GW__HTTP_NEED_MORE) return gw__http_look(http);
-    if (http->part == GW__HTTP_UNTIL_END || (http->part > GW__HTTP_AT_HEADER && gw__http_is_refusal(http)))
+    if (http->part == GW__HTTP_UNTIL_END
+        || (http->part > GW__HTTP_AT_HEADER && gw__http_is_refusal(http)))
         http->part = GW__HTTP_COMPLETE;
     else if (http->answer_bytes == 0)
         gw__http_break(http, GW_REASON_LOST, "the connection was closed without an answer");
     else
-        gw__http_break(http, GW_REASON_LOST, "the connection was closed in the middle of the answer");
+        gw__http_break(http, GW_REASON_LOST,
+                       "the connection was closed in the middle of the answer");
     return gw__http_look(http);
 }
 
@@ -4043,7 +4521,8 @@ static const char *gw__http_advice(const gw__http *http)
     default:  break;
     }
     if (http->status >= 500) return "trouble on the other side";
-    if (http->status >= 300 && http->status < 400) return "redirects are not followed; use the address that it names";
+    if (http->status >= 300 && http->status < 400)
+        return "redirects are not followed; use the address that it names";
     return "check the address, and what stands in between";
 }
 
@@ -4055,8 +4534,10 @@ static void gw__http_explain(const gw__http *http, gw__fault *fault)
     int redirect = http->location[0] && http->status >= 300 && http->status < 400;
     int wanted = http->asked == GW__HTTP_UPGRADE ? 101 : 200;
     gw__text_printable(piece, sizeof piece, http->body.bytes, len < 160 ? len : 160);
-    gw__fault_set(fault, GW_REASON_HTTP, http->status, "HTTP: status %d instead of %d: %s%s%s%s%s%s%s", (int)http->status, wanted,
-        gw__http_advice(http), redirect ? "; to \"" : "", redirect ? http->location : "", redirect ? "\"" : "",
+    gw__fault_set(fault, GW_REASON_HTTP, http->status,
+        "HTTP: status %d instead of %d: %s%s%s%s%s%s%s", (int)http->status, wanted,
+        gw__http_advice(http),
+        redirect ? "; to \"" : "", redirect ? http->location : "", redirect ? "\"" : "",
         len ? "; it says \"" : "", piece, len ? "\"" : "");
 }
 
@@ -4076,24 +4557,35 @@ static void gw__http_accept_for(const uint8_t nonce[16], char accept[32])
     gw__text_base64(accept, 32, hash, sizeof hash);
 }
 
-static int gw__http_check_upgrade(const gw__http *http, const uint8_t nonce[16], gw__fault *fault)
+/* What is wrong with a 101; NULL: nothing. */
+static const char *gw__http_upgrade_fault(const gw__http *http, const uint8_t nonce[16])
 {
     char accept[32];
-    const char *why = NULL;
+    gw__http_accept_for(nonce, accept);
+    if (!gw__text_same_nocase(http->upgrade, strlen(http->upgrade), "websocket"))
+        return "without \"Upgrade: websocket\"";
+    if (!http->connection_upgrade)
+        return "without \"Connection: Upgrade\"";
+    if (strcmp(http->accept, accept) != 0)
+        return "with a Sec-WebSocket-Accept that does not answer our key; "
+               "a proxy or a cache in between seems to have answered";
+    if (http->extensions[0])
+        return "with an extension that was not offered (Sec-WebSocket-Extensions)";
+    if (http->protocol[0])
+        return "with a subprotocol that was not offered (Sec-WebSocket-Protocol)";
+    return NULL;
+}
+
+static int gw__http_check_upgrade(const gw__http *http, const uint8_t nonce[16], gw__fault *fault)
+{
+    const char *why;
     if (http->status != 101) {
         gw__http_explain(http, fault);
         return 0;
     }
-    gw__http_accept_for(nonce, accept);
-    if (!gw__text_same_nocase(http->upgrade, strlen(http->upgrade), "websocket")) why = "without \"Upgrade: websocket\"";
-    else if (!http->connection_upgrade) why = "without \"Connection: Upgrade\"";
-    else if (strcmp(http->accept, accept) != 0) why = "with a Sec-WebSocket-Accept that does not answer our key; "
-                                                      "a proxy or a cache in between seems to have answered";
-    else if (http->extensions[0]) why = "with an extension that was not offered (Sec-WebSocket-Extensions)";
-    else if (http->protocol[0]) why = "with a subprotocol that was not offered (Sec-WebSocket-Protocol)";
-    if (!why) return 1;
-    gw__fault_set(fault, GW_REASON_HTTP, 101, "HTTP: status 101 %s", why);
-    return 0;
+    why = gw__http_upgrade_fault(http, nonce);
+    if (why) gw__fault_set(fault, GW_REASON_HTTP, 101, "HTTP: status 101 %s", why);
+    return !why;
 }
 
 /* -- requests -- */
@@ -4107,27 +4599,31 @@ static int gw__http_is_visible(const char *text)
 
 /* Appends "GET target", the headers that all requests have, and `headers`; whole or, with 0, not at
  * all. */
-static int gw__http_write_request(gw__buf *out, const gw__url *url, const char *target, const char *headers)
+static int gw__http_write_request(gw__buf *out, const gw__url *url, const char *target,
+                                  const char *headers)
 {
     char text[GW__HTTP_REQUEST_MAX], host[GW__HOST_MAX + 16];
     size_t len;
     int written;
     gw__url_write_host(url, host, sizeof host);
-    len = gw__text_format(text, sizeof text, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: " GW__USER_AGENT "\r\n%s\r\n",
-                          target, host, headers);
-    written = gw__http_is_visible(target) && len + 1 < sizeof text && gw__buf_append(out, text, len);
+    len = gw__text_format(text, sizeof text, "GET %s HTTP/1.1\r\nHost: %s\r\n"
+                          "User-Agent: " GW__USER_AGENT "\r\n%s\r\n", target, host, headers);
+    written = gw__http_is_visible(target) && len + 1 < sizeof text
+           && gw__buf_append(out, text, len);
     gw__mem_wipe(text, sizeof text);        /* the token may be in it */
     return written;
 }
 
-static int gw__http_write_get(gw__buf *out, const gw__url *url, const char *target, const char *token)
+static int gw__http_write_get(gw__buf *out, const gw__url *url, const char *target,
+                              const char *token)
 {
     char headers[GW__HTTP_REQUEST_MAX];
     size_t len;
     int written;
     if (token && !gw__http_is_visible(token)) return 0;
-    len = gw__text_format(headers, sizeof headers, "%s%s%sAccept: application/json\r\nConnection: close\r\n",
-                          token ? "Authorization: Bot " : "", token ? token : "", token ? "\r\n" : "");
+    len = gw__text_format(headers, sizeof headers,
+        "%s%s%sAccept: application/json\r\nConnection: close\r\n",
+        token ? "Authorization: Bot " : "", token ? token : "", token ? "\r\n" : "");
     written = len + 1 < sizeof headers && gw__http_write_request(out, url, target, headers);
     gw__mem_wipe(headers, sizeof headers);
     return written;
@@ -4135,12 +4631,14 @@ static int gw__http_write_get(gw__buf *out, const gw__url *url, const char *targ
 
 /* nonce: fresh random bytes for each (RFC 6455 section 4.1). No extension is offered: ours is an
  * inflater, not a deflater. */
-static int gw__http_write_upgrade(gw__buf *out, const gw__url *url, const char *target, const uint8_t nonce[16])
+static int gw__http_write_upgrade(gw__buf *out, const gw__url *url, const char *target,
+                                  const uint8_t nonce[16])
 {
     char headers[160], key[32];
     gw__text_base64(key, sizeof key, nonce, 16);
-    gw__text_format(headers, sizeof headers, "Upgrade: websocket\r\nConnection: Upgrade\r\n"
-                                             "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n", key);
+    gw__text_format(headers, sizeof headers,
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n", key);
     return gw__http_write_request(out, url, target, headers);
 }
 /* ==========================================================================
@@ -4258,7 +4756,8 @@ static int gw__link_write_wire(gw__link *link, const uint8_t *bytes, size_t len,
     link->bytes_out += *sent;
     if (put >= 0) return 1;
     link->peer_ended = 1;                       /* what came before is still read; then the fault is told */
-    gw__fault_set(&link->fault, GW_REASON_LOST, 0, "connection to %s lost while sending: %s", link->url.host,
+    gw__fault_set(&link->fault, GW_REASON_LOST, 0, "connection to %s lost while sending: %s",
+                  link->url.host,
                   gw__sys_error_text(put == GW__IO_FAILED ? link->tcp.error : EPIPE));
     return 0;
 }
@@ -4322,7 +4821,8 @@ static void gw__link_receive(gw__link *link)
     if (!link->readable || link->peer_ended || !gw__link_room(link, &ahead)) return;
     if (gw__buf_len(&link->wire)) return;       /* first use what is there */
     if (!gw__buf_reserve(&link->wire, ahead)) {
-        gw__fault_set(&link->fault, GW_REASON_MEMORY, 0, "no memory for %u bytes to receive into", (unsigned)ahead);
+        gw__fault_set(&link->fault, GW_REASON_MEMORY, 0, "no memory for %u bytes to receive into",
+                      (unsigned)ahead);
         link->peer_ended = 1;
         return;
     }
@@ -4363,7 +4863,8 @@ static void gw__link_on_end(gw__link *link, uint64_t now_ms)
         const gw__fault *fault = gw__tls_fault(link->tls);
         gw__fault_set(&link->fault, fault->reason, fault->code, "%s", fault->text);
     }
-    gw__fault_set(&link->fault, GW_REASON_LOST, 0, "%s closed the connection without a word", link->url.host);
+    gw__fault_set(&link->fault, GW_REASON_LOST, 0, "%s closed the connection without a word",
+                  link->url.host);
     gw__link_fail(link, now_ms);
 }
 
@@ -4420,18 +4921,20 @@ static gw__link_state gw__link_secure(gw__link *link, uint64_t now_ms)
 }
 
 /* Prepares TLS before the first byte, so that no peer waits for us to read certificates. */
-static int gw__link_begin_tls(gw__link *link, gw__trust *trust, const gw__trust_clock *clock, const gw__tls_ticket *ticket)
+static int gw__link_begin_tls(gw__link *link, gw__trust *trust, const gw__trust_clock *clock,
+                              const gw__tls_ticket *ticket)
 {
     uint8_t seed[32];
     if (!link->url.secure) return 1;
     if (!gw__trust_refresh(trust, &link->fault)) return 0;
     if (trust->warning[0]) gw__log(link->net->logger, GW_LOG_WARN, GW_ALL, "%s", trust->warning);
     if (!gw__net_random(link->net, seed, sizeof seed)) {
-        gw__fault_set(&link->fault, GW_REASON_TLS_OTHER, 0, "TLS: neither config.random nor the system gives random bytes");
+        gw__fault_set(&link->fault, GW_REASON_TLS_OTHER, 0,
+                      "TLS: neither config.random nor the system gives random bytes");
         return 0;
     }
-    link->tls = gw__tls_new(link->net->mem, trust, link->url.host, link->url.port, clock->unix_time, clock->is_floor, seed,
-                            ticket, &link->fault);
+    link->tls = gw__tls_new(link->net->mem, trust, link->url.host, link->url.port, clock->unix_time,
+                            clock->is_floor, seed, ticket, &link->fault);
     gw__mem_wipe(seed, sizeof seed);
     return link->tls != NULL;
 }
@@ -4439,7 +4942,8 @@ static int gw__link_begin_tls(gw__link *link, gw__trust *trust, const gw__trust_
 static gw__link_state gw__link_on_resolving(gw__link *link, uint64_t now_ms)
 {
     if (link->net->transport) {
-        if (gw__tcp_open_stream(&link->tcp, link->net, link->url.host, link->url.port, &link->fault) == GW__TCP_FAILED)
+        if (gw__tcp_open_stream(&link->tcp, link->net, link->url.host, link->url.port,
+                                &link->fault) == GW__TCP_FAILED)
             return gw__link_fail(link, now_ms);
         gw__link_enter(link, GW__LINK_SECURING, now_ms);
         return link->state;
@@ -4454,7 +4958,8 @@ static gw__link_state gw__link_on_resolving(gw__link *link, uint64_t now_ms)
 
 static gw__link_state gw__link_on_connecting(gw__link *link, uint64_t now_ms)
 {
-    switch (gw__tcp_dial(&link->tcp, link->net, &link->dns, link->url.host, link->url.port, now_ms, &link->fault)) {
+    switch (gw__tcp_dial(&link->tcp, link->net, &link->dns, link->url.host, link->url.port, now_ms,
+                         &link->fault)) {
     case GW__TCP_WAITING: break;
     case GW__TCP_FAILED: return gw__link_fail(link, now_ms);
     case GW__TCP_DONE: gw__link_enter(link, GW__LINK_SECURING, now_ms); break;
@@ -4484,8 +4989,9 @@ static void gw__link_expire(gw__link *link, uint64_t now_ms)
 #define GW__LINK_STATE(name, timeout_ms, text) text,
     static const char *const texts[] = { GW__LINK_STATES(GW__LINK_STATE) "" };
 #undef GW__LINK_STATE
-    gw__fault_set(&link->fault, GW_REASON_TIMEOUT, 0, "%s port %u: %s (%u s)", link->url.host, (unsigned)link->url.port,
-                  texts[link->state], (unsigned)(gw__link_timeout_ms(link->state) / 1000u));
+    gw__fault_set(&link->fault, GW_REASON_TIMEOUT, 0, "%s port %u: %s (%u s)", link->url.host,
+                  (unsigned)link->url.port, texts[link->state],
+                  (unsigned)(gw__link_timeout_ms(link->state) / 1000u));
     gw__link_fail(link, now_ms);
 }
 
@@ -4512,7 +5018,8 @@ static int gw__link_has_work(gw__link *link)
 static void gw__link_watch(gw__link *link)
 {
     uint32_t want = gw__link_wants_write(link) ? GW__WANT_WRITE : 0;
-    if (!link->held && !link->peer_ended && link->state != GW__LINK_CONNECTING) want |= GW__WANT_READ;
+    if (!link->held && !link->peer_ended && link->state != GW__LINK_CONNECTING)
+        want |= GW__WANT_READ;
     gw__tcp_watch(&link->tcp, link->net, link->state == GW__LINK_ENDED ? 0 : want);
 }
 
@@ -4537,20 +5044,27 @@ static void gw__link_close(gw__link *link)
  *            a ping or a close is handed up, and the answer is its caller's to write.
  * ========================================================================== */
 
-enum { GW__WS_CONTINUATION = 0, GW__WS_TEXT = 1, GW__WS_BINARY = 2, GW__WS_CLOSE = 8, GW__WS_PING = 9, GW__WS_PONG = 10 };
+enum {                                  /* opcodes: RFC 6455 section 11.8 */
+    GW__WS_CONTINUATION = 0, GW__WS_TEXT = 1, GW__WS_BINARY = 2,
+    GW__WS_CLOSE = 8, GW__WS_PING = 9, GW__WS_PONG = 10
+};
 enum { GW__WS_CONTROL_MAX = 125 };      /* RFC 6455 section 5.5 */
 
-typedef enum gw__ws_found { GW__WS_NEED_MORE, GW__WS_DATA, GW__WS_CONTROL, GW__WS_BROKEN } gw__ws_found;
+typedef enum gw__ws_found {
+    GW__WS_NEED_MORE, GW__WS_DATA, GW__WS_CONTROL, GW__WS_BROKEN
+} gw__ws_found;
 
-typedef enum gw__ws_part { GW__WS_IN_HEADER, GW__WS_IN_DATA, GW__WS_IN_CONTROL, GW__WS_ENDED, GW__WS_FAILED } gw__ws_part;
+typedef enum gw__ws_part {
+    GW__WS_IN_HEADER, GW__WS_IN_DATA, GW__WS_IN_CONTROL, GW__WS_ENDED, GW__WS_FAILED
+} gw__ws_part;
 
 typedef struct gw__ws_piece {
-    uint32_t       opcode;          /* TEXT or BINARY of the message it belongs to; CLOSE, PING, PONG */
-    const uint8_t *bytes;           /* of DATA: inside the caller's bytes; of CONTROL: in the gw__ws, until the next call */
+    uint32_t       opcode;          /* of DATA: its message's, TEXT or BINARY; CLOSE, PING, PONG */
+    const uint8_t *bytes;           /* the caller's; a control frame's: ours, until the next call */
     size_t         len;
     uint32_t       begins_message;
-    uint32_t       ends_message;
-    uint16_t       close_code;      /* of CLOSE: 0 if it brought none; bytes and len are then its reason */
+    uint32_t       ends_message;    /* then it may be empty */
+    uint16_t       close_code;      /* of CLOSE, 0 if it brought none; the bytes are its reason */
 } gw__ws_piece;
 
 typedef struct gw__ws {
@@ -4583,7 +5097,8 @@ static void gw__ws_skip_message(gw__ws *ws)
  * wire. RFC 6455 sections 7.4.1 and 7.4.2; 1012 to 1014 by the IANA registry. */
 static int gw__ws_close_code_is_valid(uint16_t code)
 {
-    return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999);
+    return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014)
+        || (code >= 3000 && code <= 4999);
 }
 
 static gw__ws_found gw__ws_break(gw__ws *ws, uint16_t close_code, const char *why)
@@ -4626,10 +5141,12 @@ static uint32_t gw__ws_header_want(const gw__ws *ws)
 static const char *gw__ws_header_fault(const gw__ws *ws)
 {
     uint32_t opcode = gw__ws_opcode(ws);
-    if (ws->header[0] & 0x70) return "a reserved bit is set, but no extension was agreed on (RFC 6455 section 5.2)";
+    if (ws->header[0] & 0x70)
+        return "a reserved bit is set, but no extension was agreed on (RFC 6455 section 5.2)";
     if (ws->header[1] & 0x80) return "the server masked a frame (RFC 6455 section 5.1)";
     if (gw__ws_is_control(ws)) {
-        if (opcode > GW__WS_PONG) return "a control opcode that does not exist (RFC 6455 section 5.2)";
+        if (opcode > GW__WS_PONG)
+            return "a control opcode that does not exist (RFC 6455 section 5.2)";
         if (!gw__ws_is_final(ws)) return "a control frame in fragments (RFC 6455 section 5.5)";
         if ((ws->header[1] & 0x7f) > GW__WS_CONTROL_MAX)
             return "a control frame of more than 125 bytes (RFC 6455 section 5.5)";
@@ -4686,8 +5203,11 @@ static size_t gw__ws_take_header(gw__ws *ws, const uint8_t *bytes, size_t len)
         }
     }
     if (ws->header_len < gw__ws_header_want(ws)) return taken;
-    if (gw__ws_read_length(ws)) gw__ws_enter_frame(ws);
-    else gw__ws_break(ws, 1002, "a length above 2^63 or not in its shortest form (RFC 6455 section 5.2)");
+    if (gw__ws_read_length(ws))
+        gw__ws_enter_frame(ws);
+    else
+        gw__ws_break(ws, 1002, "a length above 2^63 or not in its shortest form "
+                               "(RFC 6455 section 5.2)");
     return taken;
 }
 
@@ -4701,7 +5221,8 @@ static int gw__ws_text_is_good(gw__ws *ws, const uint8_t *bytes, size_t len, int
     return gw__utf8_push(&ws->utf8, bytes, len) && (!ends || gw__utf8_whole(&ws->utf8));
 }
 
-static gw__ws_found gw__ws_take_data(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken, gw__ws_piece *piece)
+static gw__ws_found gw__ws_take_data(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken,
+                                     gw__ws_piece *piece)
 {
     int frame_ends = ws->payload_left <= len;
     int message_ends = frame_ends && gw__ws_is_final(ws);
@@ -4710,7 +5231,7 @@ static gw__ws_found gw__ws_take_data(gw__ws *ws, const uint8_t *bytes, size_t le
         return gw__ws_break(ws, 1007, "text that is not UTF-8 (RFC 6455 section 8.1)");
     ws->payload_left -= *taken;
     if (frame_ends) ws->part = GW__WS_IN_HEADER;
-    if (*taken == 0 && !message_ends) return GW__WS_NEED_MORE;     /* an empty fragment says nothing */
+    if (*taken == 0 && !message_ends) return GW__WS_NEED_MORE;  /* an empty fragment says nothing */
     memset(piece, 0, sizeof *piece);
     piece->opcode = ws->message_opcode;
     piece->bytes = bytes;
@@ -4729,7 +5250,8 @@ static gw__ws_found gw__ws_read_close(gw__ws *ws, gw__ws_piece *piece)
     gw__utf8 utf8;
     ws->part = GW__WS_ENDED;
     if (piece->len == 0) return GW__WS_CONTROL;
-    if (piece->len == 1) return gw__ws_break(ws, 1002, "a close frame with half a code (RFC 6455 section 5.5.1)");
+    if (piece->len == 1)
+        return gw__ws_break(ws, 1002, "a close frame with half a code (RFC 6455 section 5.5.1)");
     piece->close_code = (uint16_t)(ws->control[0] << 8 | ws->control[1]);
     piece->bytes += 2;
     piece->len -= 2;
@@ -4741,7 +5263,8 @@ static gw__ws_found gw__ws_read_close(gw__ws *ws, gw__ws_piece *piece)
     return GW__WS_CONTROL;
 }
 
-static gw__ws_found gw__ws_take_control(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken, gw__ws_piece *piece)
+static gw__ws_found gw__ws_take_control(gw__ws *ws, const uint8_t *bytes, size_t len,
+                                        size_t *taken, gw__ws_piece *piece)
 {
     *taken = ws->payload_left < len ? (size_t)ws->payload_left : len;
     if (*taken > 0) memcpy(ws->control + ws->control_len, bytes, *taken);
@@ -4756,23 +5279,25 @@ static gw__ws_found gw__ws_take_control(gw__ws *ws, const uint8_t *bytes, size_t
     return piece->opcode == GW__WS_CLOSE ? gw__ws_read_close(ws, piece) : GW__WS_CONTROL;
 }
 
-static gw__ws_found gw__ws_step(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken, gw__ws_piece *piece)
+static gw__ws_found gw__ws_step(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken,
+                                gw__ws_piece *piece)
 {
     *taken = 0;
     switch (ws->part) {
-    case GW__WS_IN_HEADER:  *taken = gw__ws_take_header(ws, bytes, len); return GW__WS_NEED_MORE;
+    case GW__WS_IN_HEADER:  *taken = gw__ws_take_header(ws, bytes, len); break;
     case GW__WS_IN_DATA:    return gw__ws_take_data(ws, bytes, len, taken, piece);
     case GW__WS_IN_CONTROL: return gw__ws_take_control(ws, bytes, len, taken, piece);
-    case GW__WS_ENDED:      *taken = len; return GW__WS_NEED_MORE;
+    case GW__WS_ENDED:      *taken = len; break;
     case GW__WS_FAILED:     return GW__WS_BROKEN;
     }
-    return GW__WS_BROKEN;
+    return GW__WS_NEED_MORE;
 }
 
 /* Takes `used` bytes and gives at most one thing; call again with the rest until NEED_MORE, by when
  * all bytes are taken. After a CLOSE all that follows is swallowed unread; after BROKEN it answers
  * BROKEN and takes nothing. */
-static gw__ws_found gw__ws_next(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *used, gw__ws_piece *piece)
+static gw__ws_found gw__ws_next(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *used,
+                                gw__ws_piece *piece)
 {
     for (*used = 0;;) {
         gw__ws_part part = ws->part;
@@ -4804,15 +5329,17 @@ static void gw__ws_mask(uint8_t *out, const uint8_t *bytes, size_t len, const ui
 }
 
 /* Bytes of the header in front of `len` bytes: fin set, masked, the length in its shortest form. */
-static size_t gw__ws_write_header(uint8_t header[14], uint32_t opcode, uint64_t len, const uint8_t mask[4])
+static size_t gw__ws_write_header(uint8_t header[14], uint32_t opcode, uint64_t len,
+                                  const uint8_t mask[4])
 {
     size_t at = 2;
-    int shift = -8;
+    int shift;
     header[0] = (uint8_t)(0x80 | opcode);
     header[1] = (uint8_t)(0x80 | len);
     if (len > 125) {
         header[1] = len > 0xffff ? 0x80 | 127 : 0x80 | 126;
-        for (shift = len > 0xffff ? 56 : 8; shift >= 0; shift -= 8) header[at++] = (uint8_t)(len >> shift);
+        for (shift = len > 0xffff ? 56 : 8; shift >= 0; shift -= 8)
+            header[at++] = (uint8_t)(len >> shift);
     }
     memcpy(header + at, mask, 4);
     return at + 4;
@@ -4820,7 +5347,8 @@ static size_t gw__ws_write_header(uint8_t header[14], uint32_t opcode, uint64_t 
 
 /* One whole masked frame. mask: fresh random bytes for each (RFC 6455 section 10.3). 0: no room, or
  * no such control frame; then nothing was written. */
-static int gw__ws_write(gw__buf *out, uint32_t opcode, const void *payload, size_t len, const uint8_t mask[4])
+static int gw__ws_write(gw__buf *out, uint32_t opcode, const void *payload, size_t len,
+                        const uint8_t mask[4])
 {
     uint8_t header[14];
     size_t header_len;
@@ -4834,14 +5362,16 @@ static int gw__ws_write(gw__buf *out, uint32_t opcode, const void *payload, size
 }
 
 /* code 0: an empty close frame. reason: NULL for none; cut to what fits, between characters. */
-static int gw__ws_write_close(gw__buf *out, uint16_t code, const char *reason, const uint8_t mask[4])
+static int gw__ws_write_close(gw__buf *out, uint16_t code, const char *reason,
+                              const uint8_t mask[4])
 {
     uint8_t payload[GW__WS_CONTROL_MAX + 1];        /* and the 0 behind the text */
     size_t reason_len;
     if (code == 0) return gw__ws_write(out, GW__WS_CLOSE, NULL, 0, mask);
     payload[0] = (uint8_t)(code >> 8);
     payload[1] = (uint8_t)(code & 255);
-    reason_len = gw__text_format((char *)payload + 2, sizeof payload - 2, "%s", reason ? reason : "");
+    reason_len = gw__text_format((char *)payload + 2, sizeof payload - 2, "%s",
+                                 reason ? reason : "");
     return gw__ws_write(out, GW__WS_CLOSE, payload, 2 + reason_len, mask);
 }
 /* ==========================================================================
@@ -6352,8 +6882,14 @@ static void gw__json_write_null(gw__json_writer *w)
 
 /* Discord docs, "Gateway Opcodes". */
 enum {
-    GW__OP_DISPATCH = 0, GW__OP_HEARTBEAT = 1, GW__OP_IDENTIFY = 2, GW__OP_RESUME = 6, GW__OP_RECONNECT = 7,
-    GW__OP_INVALID_SESSION = 9, GW__OP_HELLO = 10, GW__OP_HEARTBEAT_ACK = 11
+    GW__OP_DISPATCH = 0,
+    GW__OP_HEARTBEAT = 1,
+    GW__OP_IDENTIFY = 2,
+    GW__OP_RESUME = 6,
+    GW__OP_RECONNECT = 7,
+    GW__OP_INVALID_SESSION = 9,
+    GW__OP_HELLO = 10,
+    GW__OP_HEARTBEAT_ACK = 11
 };
 
 #define GW__SESSION_ID_MAX 100u
@@ -6399,7 +6935,12 @@ enum { GW__INVALID_FALSE, GW__INVALID_TRUE, GW__INVALID_AFTER_IDENTIFY };
     X(BY_CALLER,  GW__ANY, STOP,   0, 0, "by the caller")                                                     \
     X(NONE,       GW__ANY, RESUME, 0, 0, "")
 
-typedef enum gw__next { GW__NEXT_RESUME, GW__NEXT_IDENTIFY, GW__NEXT_STOP, GW__NEXT_FATAL } gw__next;
+typedef enum gw__next {
+    GW__NEXT_RESUME,
+    GW__NEXT_IDENTIFY,
+    GW__NEXT_STOP,
+    GW__NEXT_FATAL
+} gw__next;
 
 typedef struct gw__ending {
     uint32_t reason;
@@ -6445,8 +6986,14 @@ typedef struct gw__session {
 } gw__session;
 
 typedef enum gw__act {
-    GW__ACT_NOTHING, GW__ACT_DELIVER, GW__ACT_IDENTIFY, GW__ACT_RESUME, GW__ACT_BEAT, GW__ACT_READY, GW__ACT_RESUMED,
-    GW__ACT_END                         /* the connection; the fault says why */
+    GW__ACT_NOTHING,
+    GW__ACT_DELIVER,
+    GW__ACT_IDENTIFY,
+    GW__ACT_RESUME,
+    GW__ACT_BEAT,
+    GW__ACT_READY,
+    GW__ACT_RESUMED,
+    GW__ACT_END /* the connection; the fault says why */
 } gw__act;
 
 typedef struct gw__payload {            /* one message from the Gateway, read as far as needed */
@@ -6458,7 +7005,8 @@ typedef struct gw__payload {            /* one message from the Gateway, read as
 
 static int gw__session_can_resume(const gw__session *session)
 {
-    return session->id[0] != 0 && session->has_received && session->resumes_unanswered < GW__RESUME_TRIES;
+    return session->id[0] != 0 && session->has_received &&
+           session->resumes_unanswered < GW__RESUME_TRIES;
 }
 
 static void gw__session_begin_connection(gw__session *session)
@@ -6489,16 +7037,19 @@ static void gw__session_on_ready(gw__session *session)
 }
 
 /* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached one takes its place. */
-static void gw__session_take_ready(gw__session *session, const gw_json *d, const gw__url *cached, gw__fault *refused)
+static void gw__session_take_ready(gw__session *session, const gw_json *d, const gw__url *cached,
+                                   gw__fault *refused)
 {
-    char text[GW__HOST_MAX + GW__PATH_MAX];
+    char text[GW__HOST_MAX + GW__PATH_MAX], target[GW__PATH_MAX];
     size_t len = gw_text(d, "resume_gateway_url", text, sizeof text);
     memset(&session->resume_url, 0, sizeof session->resume_url);
-    if (gw_text(d, "session_id", session->id, sizeof session->id) >= sizeof session->id) session->id[0] = 0;
+    if (gw_text(d, "session_id", session->id, sizeof session->id) >= sizeof session->id)
+        session->id[0] = 0;
     if (len == 0 || len >= sizeof text)
         gw__fault_set(refused, GW_REASON_PROTOCOL, 0, "READY brought no usable resume_gateway_url");
     else if (gw__url_parse(&session->resume_url, text, len, refused) &&
-             gw__url_may_replace(cached, &session->resume_url, refused)) return;
+             gw__url_may_replace(cached, &session->resume_url, refused) &&
+             gw__url_gateway_target(&session->resume_url, NULL, target, sizeof target)) return;
     session->resume_url = *cached;
 }
 
@@ -6508,11 +7059,14 @@ static gw__act gw__session_end(gw__fault *fault, uint32_t reason, const char *te
     return GW__ACT_END;
 }
 
-static gw__act gw__session_on_hello(gw__session *session, const gw_json *d, uint64_t now_ms, uint32_t random, gw__fault *fault)
+static gw__act gw__session_on_hello(gw__session *session, const gw_json *d, uint64_t now_ms,
+                                    uint32_t random, gw__fault *fault)
 {
     uint64_t interval_ms = gw_u64(d, "heartbeat_interval");
     if (session->interval_ms) return GW__ACT_NOTHING;           /* a second Hello changes nothing */
-    if (interval_ms == 0) return gw__session_end(fault, GW_REASON_PROTOCOL, "Hello (op 10) has no heartbeat_interval");
+    if (interval_ms == 0)
+        return gw__session_end(fault, GW_REASON_PROTOCOL,
+                               "Hello (op 10) has no heartbeat_interval");
     interval_ms = GW__MAX(GW__INTERVAL_MIN_MS, GW__MIN(interval_ms, GW__INTERVAL_MAX_MS));
     session->interval_ms = (uint32_t)interval_ms;
     session->next_beat_ms = now_ms + interval_ms * random / UINT32_MAX;     /* jitter in [0,1] */
@@ -6534,7 +7088,8 @@ static gw__act gw__session_on_ack(gw__session *session, uint64_t now_us)
 
 static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *payload)
 {
-    if (payload->has_seq && (!session->has_received || payload->seq > session->received_seq || payload->type == GW_READY)) {
+    if (payload->has_seq && (!session->has_received || payload->seq > session->received_seq ||
+                             payload->type == GW_READY)) {
         session->received_seq = payload->seq;
         session->has_received = 1;
     }
@@ -6543,23 +7098,30 @@ static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *
     return GW__ACT_DELIVER;
 }
 
-static gw__act gw__session_on_invalid(gw__session *session, const gw_json *d, gw__fault *fault, int32_t *detail)
+static gw__act gw__session_on_invalid(gw__session *session, const gw_json *d, gw__fault *fault,
+                                      int32_t *detail)
 {
-    *detail = gw_true(d, NULL) ? GW__INVALID_TRUE : session->identified ? GW__INVALID_AFTER_IDENTIFY : GW__INVALID_FALSE;
-    return gw__session_end(fault, GW_REASON_INVALID_SESSION, "Discord says that the session is invalid (op 9)");
+    *detail = gw_true(d, NULL)      ? GW__INVALID_TRUE
+              : session->identified ? GW__INVALID_AFTER_IDENTIFY
+                                    : GW__INVALID_FALSE;
+    return gw__session_end(fault, GW_REASON_INVALID_SESSION,
+                           "Discord says that the session is invalid (op 9)");
 }
 
 /* The one dispatcher by opcode; every opcode is legal in every state. */
-static gw__act gw__session_on_payload(gw__session *session, const gw__payload *payload, uint64_t now_us, uint32_t random,
-                                      gw__fault *fault, int32_t *detail)
+static gw__act gw__session_on_payload(gw__session *session, const gw__payload *payload,
+                                      uint64_t now_us, uint32_t random, gw__fault *fault,
+                                      int32_t *detail)
 {
     if (!payload->has_op) return gw__session_end(fault, GW_REASON_PROTOCOL, "a payload has no op");
     switch (payload->op) {
     case GW__OP_DISPATCH:        return gw__session_on_dispatch(session, payload);
     case GW__OP_HEARTBEAT:       return GW__ACT_BEAT;
-    case GW__OP_RECONNECT:       return gw__session_end(fault, GW_REASON_ASKED, "the server asked to reconnect");
+    case GW__OP_RECONNECT:
+        return gw__session_end(fault, GW_REASON_ASKED, "the server asked to reconnect");
     case GW__OP_INVALID_SESSION: return gw__session_on_invalid(session, &payload->d, fault, detail);
-    case GW__OP_HELLO:           return gw__session_on_hello(session, &payload->d, now_us / 1000u, random, fault);
+    case GW__OP_HELLO:
+        return gw__session_on_hello(session, &payload->d, now_us / 1000u, random, fault);
     case GW__OP_HEARTBEAT_ACK:   return gw__session_on_ack(session, now_us);
     default:                     return GW__ACT_NOTHING;        /* what Discord adds tomorrow is no error */
     }
@@ -6567,11 +7129,14 @@ static gw__act gw__session_on_payload(gw__session *session, const gw__payload *p
 
 /* A regular heartbeat is due. `drained`: the socket was read until it would block, so that an answer would have been
  * seen. Then an unanswered beat means a dead connection (Discord docs, "Sending Heartbeats"); else we only suspect. */
-static gw__act gw__session_on_beat_due(gw__session *session, int drained, uint64_t now_ms, gw__fault *fault)
+static gw__act gw__session_on_beat_due(gw__session *session, int drained, uint64_t now_ms,
+                                       gw__fault *fault)
 {
     if (session->beat_unanswered && drained)
-        return gw__session_end(fault, GW_REASON_NO_ACK, "no answer to the last heartbeat when the next was due");
-    if (session->beat_unanswered && session->suspect_ms == 0) session->suspect_ms = session->next_beat_ms;
+        return gw__session_end(fault, GW_REASON_NO_ACK,
+                               "no answer to the last heartbeat when the next was due");
+    if (session->beat_unanswered && session->suspect_ms == 0)
+        session->suspect_ms = session->next_beat_ms;
     session->next_beat_ms += session->interval_ms;
     if (session->next_beat_ms <= now_ms) session->next_beat_ms = now_ms + session->interval_ms;
     session->beat_unanswered = 1;
@@ -6582,7 +7147,8 @@ static gw__act gw__session_on_beat_due(gw__session *session, int drained, uint64
 static gw__act gw__session_on_suspicion(const gw__session *session, int drained, gw__fault *fault)
 {
     if (session->suspect_ms == 0 || !drained) return GW__ACT_NOTHING;
-    return gw__session_end(fault, GW_REASON_NO_ACK, "a heartbeat was not answered, and all that had come was read");
+    return gw__session_end(fault, GW_REASON_NO_ACK,
+                           "a heartbeat was not answered, and all that had come was read");
 }
 
 static void gw__session_beat_sent(gw__session *session, uint64_t now_us)
@@ -6594,13 +7160,16 @@ static void gw__session_beat_sent(gw__session *session, uint64_t now_us)
 }
 
 /* What comes next, and after how long. Resume at once, then 1, 2, 4 ... 60 s with full jitter. */
-static gw__next gw__session_after(gw__session *session, const gw__ending *ending, uint32_t random, uint32_t *wait_ms)
+static gw__next gw__session_after(gw__session *session, const gw__ending *ending, uint32_t random,
+                                  uint32_t *wait_ms)
 {
-    uint32_t n = GW__MIN(session->attempts, 7u), cap_ms = n ? GW__MIN(500u << n, GW__BACKOFF_CAP_MS) : 0;
+    uint32_t n = GW__MIN(session->attempts, 7u),
+             cap_ms = n ? GW__MIN(500u << n, GW__BACKOFF_CAP_MS) : 0;
     uint32_t spread_ms = ending->wait_to_ms - ending->wait_from_ms;
     uint32_t row_ms = ending->wait_from_ms + (uint32_t)((uint64_t)spread_ms * random / UINT32_MAX);
     *wait_ms = GW__MAX(row_ms, (uint32_t)((uint64_t)cap_ms * random / UINT32_MAX));
-    if (ending->next == GW__NEXT_RESUME && !gw__session_can_resume(session)) return GW__NEXT_IDENTIFY;
+    if (ending->next == GW__NEXT_RESUME && !gw__session_can_resume(session))
+        return GW__NEXT_IDENTIFY;
     return ending->next;
 }
 
@@ -6608,7 +7177,8 @@ static gw__next gw__session_after(gw__session *session, const gw__ending *ending
  * time that a connect failed. */
 static const gw__url *gw__session_url(const gw__session *session, const gw__url *cached)
 {
-    if (!gw__session_can_resume(session) || session->at_cached_url || !session->resume_url.host[0]) return cached;
+    if (!gw__session_can_resume(session) || session->at_cached_url || !session->resume_url.host[0])
+        return cached;
     return &session->resume_url;
 }
 
@@ -6660,7 +7230,8 @@ static int gw__session_write_identify(gw__buf *out, const gw__identity *identity
     gw__json_write_property(&writer, "browser", "discord_gateway.h");
     gw__json_write_property(&writer, "device", "discord_gateway.h");
     gw__json_write_close(&writer, '}');
-    if (identity->large_threshold) gw__json_write_number(&writer, "large_threshold", identity->large_threshold);
+    if (identity->large_threshold)
+        gw__json_write_number(&writer, "large_threshold", identity->large_threshold);
     if (identity->shard_total) {
         gw__json_write_key(&writer, "shard");           /* the key is singular */
         gw__json_write_open(&writer, '[');
@@ -6713,13 +7284,17 @@ static const char *gw__presence_fault(const gw_presence *presence)
     uint32_t i;
     if (presence->status && !gw__presence_status_is_known(presence->status))
         return "presence.status is none of online, dnd, idle, invisible, offline";
-    if (presence->activity_count && !presence->activities) return "presence.activities is NULL, activity_count is not 0";
+    if (presence->activity_count && !presence->activities)
+        return "presence.activities is NULL, activity_count is not 0";
     for (i = 0; i < presence->activity_count; i++) {
         const gw_activity *activity = &presence->activities[i];
         if (!activity->name || !activity->name[0]) return "an activity has no name";
-        if (!gw__utf8_is(activity->name, strlen(activity->name))) return "an activity's name is not UTF-8";
-        if (activity->state && !gw__utf8_is(activity->state, strlen(activity->state))) return "an activity's state is not UTF-8";
-        if (activity->url && !gw__utf8_is(activity->url, strlen(activity->url))) return "an activity's url is not UTF-8";
+        if (!gw__utf8_is(activity->name, strlen(activity->name)))
+            return "an activity's name is not UTF-8";
+        if (activity->state && !gw__utf8_is(activity->state, strlen(activity->state)))
+            return "an activity's state is not UTF-8";
+        if (activity->url && !gw__utf8_is(activity->url, strlen(activity->url)))
+            return "an activity's url is not UTF-8";
         if (activity->type > 5) return "an activity's type is none of 0 to 5";
     }
     return NULL;
@@ -6796,9 +7371,11 @@ static void gw__send_begin_connection(gw__send *send)
 /* The caller's share of a window: all but the heartbeats that fall into it, and one to spare. */
 static uint32_t gw__send_share(uint32_t interval_ms)
 {
-    uint32_t beats = interval_ms ? (GW__SEND_WINDOW_MS + interval_ms - 1) / interval_ms : GW__SEND_TOTAL;
+    uint32_t beats = interval_ms ? (GW__SEND_WINDOW_MS + interval_ms - 1) / interval_ms
+                                 : GW__SEND_TOTAL;
     uint32_t reserve = GW__MAX(beats, 1u) + 1;
-    return reserve > GW__SEND_TOTAL - GW__SEND_SHARE_MIN ? GW__SEND_SHARE_MIN : GW__SEND_TOTAL - reserve;
+    return reserve > GW__SEND_TOTAL - GW__SEND_SHARE_MIN ? GW__SEND_SHARE_MIN
+                                                         : GW__SEND_TOTAL - reserve;
 }
 
 static void gw__send_forget_old(gw__send *send, uint64_t now_ms)
@@ -6836,11 +7413,13 @@ static uint64_t gw__send_free_ms(gw__send *send, uint32_t interval_ms, uint64_t 
     return send->sent_ms[send->sent_first] + GW__SEND_WINDOW_MS;
 }
 
-static int gw__send_push(gw__send *send, gw_ticket ticket, const void *bytes, uint32_t len, uint64_t now_ms)
+static int gw__send_push(gw__send *send, gw_ticket ticket, const void *bytes, uint32_t len,
+                         uint64_t now_ms)
 {
     gw__send_item *item;
     if (send->count == send->cap) return GW_ERROR_QUEUE_FULL;
-    if (!send->items) send->items = (gw__send_item *)gw__mem_new(send->mem, send->cap * sizeof *send->items);
+    if (!send->items)
+        send->items = (gw__send_item *)gw__mem_new(send->mem, send->cap * sizeof *send->items);
     if (!send->items) return GW_ERROR_NO_MEMORY;
     item = &send->items[(send->first + send->count) % send->cap];
     item->bytes = (uint8_t *)gw__mem_new(send->mem, len);
@@ -6926,14 +7505,16 @@ static void gw__gate_widen(gw__gate *gate, uint32_t concurrency)
     uint32_t n = GW__MIN(concurrency, GW__CONCURRENCY_MAX);
     void *wider;
     if (n <= gate->concurrency) return;
-    wider = gw__mem_resize(gate->mem, gate->free_ms, gate->concurrency * sizeof *gate->free_ms, n * sizeof *gate->free_ms);
+    wider = gw__mem_resize(gate->mem, gate->free_ms, gate->concurrency * sizeof *gate->free_ms,
+                           n * sizeof *gate->free_ms);
     if (!wider) return;                     /* fewer buckets are only slower */
     gate->free_ms = (uint64_t *)wider;
     memset(gate->free_ms + gate->concurrency, 0, (n - gate->concurrency) * sizeof *gate->free_ms);
     gate->concurrency = n;
 }
 
-static void gw__gate_limit(gw__gate *gate, uint32_t remaining, uint64_t reset_after_ms, uint64_t now_ms)
+static void gw__gate_limit(gw__gate *gate, uint32_t remaining, uint64_t reset_after_ms,
+                           uint64_t now_ms)
 {
     gate->remaining = remaining;
     gate->resets_ms = now_ms + reset_after_ms;
@@ -6955,7 +7536,8 @@ static uint64_t gw__gate_take(gw__gate *gate, int32_t shard, uint64_t now_ms, in
     uint64_t free_ms = gate->free_ms[bucket];
     gw__gate_refill(gate, now_ms);
     *held_by_budget = gate->remaining == 0;
-    if (*held_by_budget) return gate->resets_ms == GW__NEVER ? GW__IDENTIFY_DAY_MS : gate->resets_ms - now_ms;
+    if (*held_by_budget)
+        return gate->resets_ms == GW__NEVER ? GW__IDENTIFY_DAY_MS : gate->resets_ms - now_ms;
     if (gate->remaining <= gate->promised) return 250;
     if (free_ms == GW__NEVER) return 250;       /* another shard is on its way to identify */
     if (free_ms > now_ms) return free_ms - now_ms;
@@ -7048,6 +7630,8 @@ typedef struct gw__shared {             /* what all shards of a client share */
     gw__buf scratch;                    /* a payload while it is written */
     gw__url gateway_url;                /* the cached one; never overwritten by a resume URL */
     uint32_t has_gateway_url, gateway_url_failures;
+    uint32_t knows_limits;              /* the config or /gateway/bot said what an Identify may cost */
+    uint32_t info_wanted;               /* a shard wants to identify and must know first */
     uint32_t max_payload, shard_count;
     uint32_t ack_by_hand;
     uint64_t unwanted[2];               /* one bit a dispatch: gw_want() switched it off */
@@ -7097,7 +7681,8 @@ static int gw__notices_have_room(const gw__notices *notices)
 }
 
 /* Queues a notice; NULL only if its caller forgot to ask for room. The event's other fields are the caller's to fill. */
-static gw_event *gw__notice_push(gw__shared *shared, uint32_t type, int32_t shard, const char *message, const char *d)
+static gw_event *gw__notice_push(gw__shared *shared, uint32_t type, int32_t shard,
+                                 const char *message, const char *d)
 {
     gw__notices *notices = &shared->notices;
     size_t message_bytes = strlen(message) + 1, d_bytes = d ? strlen(d) + 1 : 0;
@@ -7190,8 +7775,8 @@ static void gw__shard_apply_hold(gw__shard *shard)
 /* The one place that changes the state. */
 static void gw__shard_enter(gw__shard *shard, gw__state next, uint64_t now_ms, const char *why)
 {
-    gw__log(&shard->shared->logger, GW_LOG_DEBUG, shard->id, "%s -> %s: %s", gw__state_name(shard->state),
-            gw__state_name(next), why);
+    gw__log(&shard->shared->logger, GW_LOG_DEBUG, shard->id, "%s -> %s: %s",
+            gw__state_name(shard->state), gw__state_name(next), why);
     shard->state = next;
     shard->deadline_ms = gw__shard_deadline_ms(shard, next, now_ms);
     gw__shard_apply_hold(shard);
@@ -7203,8 +7788,8 @@ static int gw__shard_is_open(const gw__shard *shard)
     return shard->state >= GW__HELLO && shard->state <= GW__LIVE;
 }
 
-static void gw__shard_init(gw__shard *shard, gw__shared *shared, int32_t id, uint32_t index, uint32_t max_queued,
-                           uint32_t max_queued_ms)
+static void gw__shard_init(gw__shard *shard, gw__shared *shared, int32_t id, uint32_t index,
+                           uint32_t max_queued, uint32_t max_queued_ms)
 {
     shard->shared = shared;
     shard->id = id;
@@ -7252,12 +7837,15 @@ static void gw__shard_beat(gw__shard *shard, uint64_t now_us)
 {
     if (!gw__shard_is_open(shard)) return;
     gw__session_beat_sent(&shard->session, now_us);
-    gw__shard_write_scratch(shard, gw__session_write_heartbeat(&shard->shared->scratch, &shard->session), now_us / 1000u);
+    gw__shard_write_scratch(shard,
+                            gw__session_write_heartbeat(&shard->shared->scratch, &shard->session),
+                            now_us / 1000u);
 }
 
 static void gw__shard_drop_command(gw__shard *shard, const gw__send_item *item, uint32_t reason)
 {
-    gw_event *event = gw__notice_push(shard->shared, GW_COMMAND_DROPPED, shard->id, gw__reason_text(reason), NULL);
+    gw_event *event = gw__notice_push(shard->shared, GW_COMMAND_DROPPED, shard->id,
+                                      gw__reason_text(reason), NULL);
     if (event) {
         event->ticket = item->ticket;
         event->reason = reason;
@@ -7270,7 +7858,8 @@ static void gw__shard_drop_command(gw__shard *shard, const gw__send_item *item, 
 static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
 {
     gw__send_item *item;
-    while ((item = gw__send_front(&shard->send)) != NULL && gw__notices_have_room(&shard->shared->notices)) {
+    while ((item = gw__send_front(&shard->send)) != NULL &&
+           gw__notices_have_room(&shard->shared->notices)) {
         if (gw__send_is_too_old(&shard->send, item, now_ms)) {
             gw__shard_drop_command(shard, item, GW_REASON_TOO_OLD);
             continue;
@@ -7287,7 +7876,8 @@ static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
 static void gw__shard_goodbye(gw__shard *shard)
 {
     uint8_t mask[4];
-    if (gw__shard_is_open(shard) && shard->own_close && gw__net_random(&shard->shared->net, mask, sizeof mask))
+    if (gw__shard_is_open(shard) && shard->own_close &&
+        gw__net_random(&shard->shared->net, mask, sizeof mask))
         gw__ws_write_close(&shard->link.out, shard->own_close, "", mask);
     gw__link_close(&shard->link);           /* never waits for the peer's answer: it may be dead */
     gw__http_free(&shard->http);
@@ -7307,17 +7897,22 @@ static void gw__shard_return_permit(gw__shard *shard, uint64_t now_ms)
 /* A connect that failed before Hello: the other host is tried next, and the cached URL may be out of date. */
 static void gw__shard_count_failed_connect(gw__shard *shard)
 {
-    if (shard->state != GW__LINKING && shard->state != GW__UPGRADING && shard->state != GW__HELLO) return;
-    if (gw__session_url(&shard->session, &shard->shared->gateway_url) == &shard->shared->gateway_url)
+    if (shard->state != GW__LINKING && shard->state != GW__UPGRADING && shard->state != GW__HELLO)
+        return;
+    if (gw__session_url(&shard->session, &shard->shared->gateway_url) ==
+        &shard->shared->gateway_url)
         shard->shared->gateway_url_failures++;
-    if (gw__session_can_resume(&shard->session)) shard->session.at_cached_url ^= 1u;
+    if (gw__session_can_resume(&shard->session) && shard->shared->has_gateway_url)
+        shard->session.at_cached_url ^= 1u;
 }
 
-static void gw__shard_tell_disconnected(gw__shard *shard, const gw__ending *ending, gw__next next, uint32_t wait_ms)
+static void gw__shard_tell_disconnected(gw__shard *shard, const gw__ending *ending, gw__next next,
+                                        uint32_t wait_ms)
 {
     char text[GW__FAULT_TEXT_MAX + 200];
     gw_event *event;
-    gw__text_format(text, sizeof text, "%s%s%s", shard->fault.text, ending->advice[0] ? ": " : "", ending->advice);
+    gw__text_format(text, sizeof text, "%s%s%s", shard->fault.text, ending->advice[0] ? ": " : "",
+                    ending->advice);
     gw__log(&shard->shared->logger, GW_LOG_INFO, shard->id, "disconnected: %s", text);
     event = gw__notice_push(shard->shared, GW_DISCONNECTED, shard->id, text, NULL);
     if (!event) return;
@@ -7335,7 +7930,8 @@ static void gw__shard_tell_fatal(gw__shard *shard, uint32_t type, const gw__endi
     char text[GW__FAULT_TEXT_MAX + 200];
     gw_event *event;
     gw__text_format(text, sizeof text, "%s: %s", shard->fault.text, ending->advice);
-    event = gw__notice_push(shard->shared, type, type == GW_FATAL ? (int32_t)GW_ALL : shard->id, text, NULL);
+    event = gw__notice_push(shard->shared, type, type == GW_FATAL ? (int32_t)GW_ALL : shard->id,
+                            text, NULL);
     if (!event) return;
     event->reason = shard->fault.reason;
     event->close_code = shard->fault.code;
@@ -7347,11 +7943,13 @@ static void gw__shard_lose_session(gw__shard *shard, int tell)
     gw__session_forget(&shard->session);
     if (had_one && tell)
         gw__notice_push(shard->shared, GW_SESSION_LOST, shard->id,
-                        "the session is gone; what was not delivered is lost: refetch your state", NULL);
+                        "the session is gone; what was not delivered is lost: refetch your state",
+                        NULL);
 }
 
 /* The end that cannot be mended by connecting again: of the client, or of this shard where there are others. */
-static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, gw__next next, uint64_t now_ms)
+static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, gw__next next,
+                                   uint64_t now_ms)
 {
     if (next == GW__NEXT_STOP && shard->shared->shard_count == 1) next = GW__NEXT_FATAL;
     gw__shard_lose_session(shard, 0);
@@ -7404,7 +8002,8 @@ static gw__step gw__shard_fail_as(gw__shard *shard, const gw__fault *fault, uint
 static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
 {
     const gw__url *url = gw__session_url(&shard->session, &shard->shared->gateway_url);
-    char target[GW__PATH_MAX], text[GW__HOST_MAX + GW__PATH_MAX + 32], d[GW__HOST_MAX + GW__PATH_MAX + 96];
+    char target[GW__PATH_MAX], text[GW__HOST_MAX + GW__PATH_MAX + 32],
+        d[GW__HOST_MAX + GW__PATH_MAX + 96];
     size_t len;
     memset(&shard->fault, 0, sizeof shard->fault);
     shard->detail = 0;
@@ -7413,7 +8012,8 @@ static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
     shard->http.retry_after_ms = 0;
     gw__session_begin_connection(&shard->session);
     gw__send_begin_connection(&shard->send);
-    gw__link_open(&shard->link, url, (uint64_t)++shard->shared->connections << 32 | shard->index, now_ms);
+    gw__link_open(&shard->link, url, (uint64_t)++shard->shared->connections << 32 | shard->index,
+                  now_ms);
     gw__url_gateway_target(url, NULL, target, sizeof target);
     memcpy(shard->link.url.target, target, sizeof target);
     gw__url_write(&shard->link.url, text, sizeof text);
@@ -7435,7 +8035,8 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
     if (wait_ms == 0 && shared->identify_gate) {
         int32_t answer;
         shared->net.in_hook = 1;
-        answer = shared->identify_gate(shared->net.user, shard->id, (uint32_t)shard->id % shared->gate.concurrency);
+        answer = shared->identify_gate(shared->net.user, shard->id,
+                                       (uint32_t)shard->id % shared->gate.concurrency);
         shared->net.in_hook = 0;
         by_caller = answer != 0;
         wait_ms = answer < 0 ? 0 : (uint64_t)answer;
@@ -7453,9 +8054,11 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
     if (shard->has_permit) return 1;
     shard->wait_ms = (uint32_t)GW__MIN(wait_ms, UINT32_MAX);
     if ((by_budget || by_caller) && !shard->hold_told) {
-        event = gw__notice_push(shared, GW_IDENTIFY_HELD, shard->id,
-                                by_budget ? "no Identify is left for today; at the limit Discord would reset the token"
-                                          : "config.identify_gate says wait", NULL);
+        event = gw__notice_push(
+            shared, GW_IDENTIFY_HELD, shard->id,
+            by_budget ? "no Identify is left for today; at the limit Discord would reset the token"
+                      : "config.identify_gate says wait",
+            NULL);
         if (event) {
             event->in_ms = shard->wait_ms;
             event->reason = GW_REASON_BUDGET;
@@ -7468,13 +8071,18 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
 /* From WAITING or GATED: a Resume goes at once, an Identify needs the URL and a permit. */
 static void gw__shard_start(gw__shard *shard, uint64_t now_ms)
 {
-    if (gw__session_can_resume(&shard->session) && shard->session.resume_url.host[0]) {
+    gw__shared *shared = shard->shared;
+    if (gw__session_can_resume(&shard->session) &&
+        (shard->session.resume_url.host[0] || shared->has_gateway_url)) {
         gw__shard_connect(shard, now_ms);
         return;
     }
-    shard->wait_ms = 60000;         /* the URL is being asked for; its coming calls us at once */
-    if (shard->shared->has_gateway_url && gw__shard_take_permit(shard, now_ms)) gw__shard_connect(shard, now_ms);
-    else if (shard->state != GW__STOPPED) gw__shard_enter(shard, GW__GATED, now_ms, "an Identify needs a permit");
+    shared->info_wanted |= !shared->knows_limits;
+    shard->wait_ms = 60000;         /* /gateway/bot is being asked; its answer calls us at once */
+    if (shared->knows_limits && gw__shard_take_permit(shard, now_ms))
+        gw__shard_connect(shard, now_ms);
+    else if (shard->state != GW__STOPPED)
+        gw__shard_enter(shard, GW__GATED, now_ms, "an Identify needs a permit");
 }
 
 static gw__step gw__shard_link(gw__shard *shard, uint64_t now_ms)
@@ -7483,15 +8091,21 @@ static gw__step gw__shard_link(gw__shard *shard, uint64_t now_ms)
     gw__link_state before = shard->link.state;
     gw__tls_ticket *ticket = gw__shared_ticket(shard->shared, &shard->link.url);
     switch (gw__link_step(&shard->link, &shard->shared->trust, &clock, ticket, now_ms)) {
-    case GW__LINK_ENDED: return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
+    case GW__LINK_ENDED:
+        if (before == GW__LINK_SECURING) gw__mem_wipe(ticket, sizeof *ticket);      /* it may be what the peer did not like */
+        return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
     case GW__LINK_OPEN: break;
-    default: return shard->link.state != before || gw__link_has_work(&shard->link) ? GW__STEP_MORE : GW__STEP_IDLE;
+    default:
+        return shard->link.state != before || gw__link_has_work(&shard->link) ? GW__STEP_MORE
+                                                                              : GW__STEP_IDLE;
     }
     if (shard->link.tls) gw__tls_save(shard->link.tls, ticket);
     gw__http_begin(&shard->http, &shard->shared->mem, 1024, 1);
     if (!gw__net_random(&shard->shared->net, shard->nonce, sizeof shard->nonce) ||
-        !gw__http_write_upgrade(&shard->link.out, &shard->link.url, shard->link.url.target, shard->nonce))
-        return gw__shard_fail(shard, GW_REASON_MEMORY, "the upgrade request could not be written", now_ms);
+        !gw__http_write_upgrade(&shard->link.out, &shard->link.url, shard->link.url.target,
+                                shard->nonce))
+        return gw__shard_fail(shard, GW_REASON_MEMORY, "the upgrade request could not be written",
+                              now_ms);
     gw__link_flush(&shard->link);
     gw__shard_enter(shard, GW__UPGRADING, now_ms, "the link is open");
     return GW__STEP_MORE;
@@ -7518,7 +8132,8 @@ static gw__step gw__shard_upgrade(gw__shard *shard, uint64_t now_ms)
     }
     gw__http_free(&shard->http);
     gw__ws_begin(&shard->ws);
-    gw__notice_push(shard->shared, GW_OPENED, shard->id, "the WebSocket is open; Hello is awaited", NULL);
+    gw__notice_push(shard->shared, GW_OPENED, shard->id, "the WebSocket is open; Hello is awaited",
+                    NULL);
     gw__shard_enter(shard, GW__HELLO, now_ms, "101");
     return GW__STEP_MORE;
 }
@@ -7549,8 +8164,11 @@ static void gw__shard_drop_rest(gw__shard *shard)
 static void gw__shard_on_d_begin(gw__shard *shard)
 {
     shard->in_d = 1;
+    gw__buf_clear(&shard->payload);         /* of two keys "d" the last one counts */
     if (!shard->scan.has_name || !shard->scan.has_op || shard->scan.op != GW__OP_DISPATCH) return;
-    if (gw__shard_wants(shard, gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len))) return;
+    if (gw__shard_wants(
+            shard, gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len)))
+        return;
     shard->unwanted = 1;
     gw__shard_drop_rest(shard);
 }
@@ -7613,9 +8231,10 @@ static void gw__shard_tell_skipped(gw__shard *shard, const gw__payload *payload)
 {
     char text[GW__NAME_MAX + 160];
     gw_event *event;
-    gw__text_format(text, sizeof text, "%s of %llu bytes did not fit (config.max_payload is %u) and was passed over",
-                    shard->scan.has_name ? shard->scan.name : "a payload", (unsigned long long)shard->message_bytes,
-                    (unsigned)shard->shared->max_payload);
+    gw__text_format(text, sizeof text,
+                    "%s of %llu bytes did not fit (config.max_payload is %u) and was passed over",
+                    shard->scan.has_name ? shard->scan.name : "a payload",
+                    (unsigned long long)shard->message_bytes, (unsigned)shard->shared->max_payload);
     shard->skipped++;
     event = gw__notice_push(shard->shared, GW_SKIPPED, shard->id, text, NULL);
     if (!event) return;
@@ -7627,7 +8246,8 @@ static void gw__shard_tell_skipped(gw__shard *shard, const gw__payload *payload)
 
 static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
 {
-    if (shard->state == GW__RESUMING) shard->deadline_ms = gw__shard_deadline_ms(shard, GW__RESUMING, now_ms);
+    if (shard->state == GW__RESUMING)
+        shard->deadline_ms = gw__shard_deadline_ms(shard, GW__RESUMING, now_ms);
     if (shard->oversize) {
         gw__shard_tell_skipped(shard, payload);
         gw__shard_take_seq(shard, payload);
@@ -7645,13 +8265,16 @@ static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload,
 static gw__step gw__shard_identify(gw__shard *shard, uint64_t now_ms)
 {
     gw__shared *shared = shard->shared;
-    if (!shard->has_permit) return gw__shard_fail(shard, GW_REASON_BUDGET, "an Identify has no permit", now_ms);
+    if (!shard->has_permit)
+        return gw__shard_fail(shard, GW_REASON_BUDGET, "an Identify has no permit", now_ms);
     shard->has_permit = 0;
     gw__gate_spend(&shared->gate, shard->id, now_ms, gw__shared_clock(shared).unix_time);
     shard->identifies++;
     shard->session.identified = 1;
-    gw__shard_write_scratch(shard, gw__session_write_identify(&shared->scratch, &shared->identity, shard->id), now_ms);
-    gw__notice_push(shared, GW_IDENTIFYING, shard->id, "an Identify was sent: a new session begins", NULL);
+    gw__shard_write_scratch(
+        shard, gw__session_write_identify(&shared->scratch, &shared->identity, shard->id), now_ms);
+    gw__notice_push(shared, GW_IDENTIFYING, shard->id, "an Identify was sent: a new session begins",
+                    NULL);
     gw__shard_enter(shard, GW__IDENTIFYING, now_ms, "Hello came, there is no session to resume");
     return GW__STEP_MORE;
 }
@@ -7662,7 +8285,9 @@ static gw__step gw__shard_resume(gw__shard *shard, uint64_t now_ms)
     shard->session.resumes_unanswered++;
     shard->session.replaying = 1;
     shard->resumes++;
-    gw__shard_write_scratch(shard, gw__session_write_resume(&shared->scratch, &shard->session, shared->identity.token), now_ms);
+    gw__shard_write_scratch(
+        shard, gw__session_write_resume(&shared->scratch, &shard->session, shared->identity.token),
+        now_ms);
     gw__shard_enter(shard, GW__RESUMING, now_ms, "Hello came, the session lives");
     return GW__STEP_MORE;
 }
@@ -7673,7 +8298,9 @@ static gw__step gw__shard_on_ready(gw__shard *shard, const gw__payload *payload,
     uint64_t id;
     memset(&refused, 0, sizeof refused);
     gw__session_take_ready(&shard->session, &payload->d, &shard->shared->gateway_url, &refused);
-    if (refused.reason) gw__log(&shard->shared->logger, GW_LOG_WARN, shard->id, "%s; resuming at the cached URL", refused.text);
+    if (refused.reason)
+        gw__log(&shard->shared->logger, GW_LOG_WARN, shard->id, "%s; resuming at the cached URL",
+                refused.text);
     if ((id = gw_u64(&payload->d, "user.id")) != 0) shard->shared->user_id = id;
     if ((id = gw_u64(&payload->d, "application.id")) != 0) shard->shared->application_id = id;
     shard->session.number++;
@@ -7706,7 +8333,8 @@ static gw__step gw__shard_on_message(gw__shard *shard, uint64_t now_us)
         payload.d.len = gw__buf_len(&shard->payload);
     }
     shard->payload_bytes += shard->message_bytes;
-    switch (gw__session_on_payload(&shard->session, &payload, now_us, gw__shared_random(shard->shared), &shard->fault,
+    switch (gw__session_on_payload(&shard->session, &payload, now_us,
+                                   gw__shared_random(shard->shared), &shard->fault,
                                    &shard->detail)) {
     case GW__ACT_NOTHING:  return GW__STEP_MORE;
     case GW__ACT_DELIVER:  return gw__shard_dispatch(shard, &payload, now_ms);
@@ -7723,7 +8351,8 @@ static gw__step gw__shard_on_message(gw__shard *shard, uint64_t now_us)
 static gw__step gw__shard_end_message(gw__shard *shard, uint64_t now_us)
 {
     if (shard->broken || (!shard->dropping && shard->scan.place != GW__JSON_BEHIND)) {
-        gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0, "a payload is not JSON as the Gateway sends it: %s",
+        gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0,
+                      "a payload is not JSON as the Gateway sends it: %s",
                       shard->broken ? shard->scan.why : "it ends too early");
         return gw__shard_end(shard, now_us / 1000u);
     }
@@ -7740,10 +8369,12 @@ static gw__step gw__shard_on_close(gw__shard *shard, const gw__ws_piece *piece, 
     shard->own_close = piece->close_code <= 1001 ? 4000 : piece->close_code;
     shard->detail = piece->close_code;
     if (piece->close_code)
-        gw__fault_set(&shard->fault, GW_REASON_CLOSE_CODE, piece->close_code, "closed by the server with %u%s%s%s",
-                      (unsigned)piece->close_code, reason[0] ? " (" : "", reason, reason[0] ? ")" : "");
+        gw__fault_set(&shard->fault, GW_REASON_CLOSE_CODE, piece->close_code,
+                      "closed by the server with %u%s%s%s", (unsigned)piece->close_code,
+                      reason[0] ? " (" : "", reason, reason[0] ? ")" : "");
     else
-        gw__fault_set(&shard->fault, GW_REASON_CLOSE_CODE, 0, "closed by the server without a code");
+        gw__fault_set(&shard->fault, GW_REASON_CLOSE_CODE, 0,
+                      "closed by the server without a code");
     return gw__shard_end(shard, now_ms);
 }
 
@@ -7762,7 +8393,8 @@ static void gw__shard_on_piece(gw__shard *shard, const gw__ws_piece *piece)
         gw__shard_on_bytes(shard, piece->bytes, piece->len);
         return;
     }
-    gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0, "a binary message came, but no compression was asked for");
+    gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0,
+                  "a binary message came, but no compression was asked for");
     shard->own_close = 1003;
 }
 
@@ -7808,7 +8440,7 @@ static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
         return gw__shard_on_control(shard, &piece, now_ms);
     case GW__WS_BROKEN:
         shard->own_close = shard->ws.close_code;
-        return gw__shard_fail_as(shard, &shard->ws.fault, now_ms);
+        return gw__shard_fail(shard, GW_REASON_PROTOCOL, shard->ws.fault.text, now_ms);
     }
     return GW__STEP_MORE;
 }
@@ -7839,17 +8471,21 @@ static int gw__shard_is_drained(gw__shard *shard)
 static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
 {
     uint64_t now_ms = now_us / 1000u;
-    uint64_t late_ms = now_ms > shard->session.next_beat_ms ? now_ms - shard->session.next_beat_ms : 0;
+    uint64_t late_ms = now_ms > shard->session.next_beat_ms ? now_ms - shard->session.next_beat_ms
+                                                            : 0;
     gw_event *event;
-    if (gw__session_on_beat_due(&shard->session, gw__shard_is_drained(shard), now_ms, &shard->fault) == GW__ACT_END) {
+    if (gw__session_on_beat_due(&shard->session, gw__shard_is_drained(shard), now_ms,
+                                &shard->fault) == GW__ACT_END) {
         gw__shard_end(shard, now_ms);
         return 0;
     }
     gw__shard_beat(shard, now_us);
     if (late_ms < 1000) return 1;
     shard->polls_late++;
-    event = gw__notice_push(shard->shared, GW_POLLED_LATE, shard->id,
-                            "a heartbeat left late: the loop that calls gw_poll() was busy, or the machine slept", NULL);
+    event = gw__notice_push(
+        shard->shared, GW_POLLED_LATE, shard->id,
+        "a heartbeat left late: the loop that calls gw_poll() was busy, or the machine slept",
+        NULL);
     if (event) event->in_ms = (uint32_t)GW__MIN(late_ms, UINT32_MAX);
     return 1;
 }
@@ -7869,7 +8505,8 @@ static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
         return;
     case GW__UPGRADING: case GW__HELLO: case GW__RESUMING:
         gw__fault_set(&shard->fault, GW_REASON_TIMEOUT, 0, "%s: %s (%u s)", shard->link.url.host,
-                      gw__state_timeout_text(shard->state), (unsigned)(gw__state_timeout_ms(shard->state) / 1000u));
+                      gw__state_timeout_text(shard->state),
+                      (unsigned)(gw__state_timeout_ms(shard->state) / 1000u));
         gw__shard_end(shard, now_ms);
         return;
     case GW__IDENTIFYING: case GW__LIVE: case GW__STOPPED: case GW__STATE_COUNT:
@@ -7881,21 +8518,27 @@ static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
 static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
 {
     uint64_t now_ms = now_us / 1000u;
-    if (now_ms >= shard->session.next_beat_ms && gw__shard_is_open(shard) && !gw__shard_on_beat(shard, now_us)) return;
+    if (now_ms >= shard->session.next_beat_ms && gw__shard_is_open(shard) &&
+        !gw__shard_on_beat(shard, now_us))
+        return;
     if (gw__shard_is_open(shard)) {
         int drained = gw__shard_is_drained(shard);
         if (gw__session_on_suspicion(&shard->session, drained, &shard->fault) == GW__ACT_END) {
             gw__shard_end(shard, now_ms);
             return;
         }
-        if (shard->probe_deadline_is_set && !shard->session.ack_awaited) shard->probe_deadline_is_set = 0;
+        if (shard->probe_deadline_is_set && !shard->session.ack_awaited)
+            shard->probe_deadline_is_set = 0;
         if (shard->probe_deadline_is_set && drained && now_ms >= shard->probe_deadline_ms) {
-            gw__shard_fail(shard, GW_REASON_NO_ACK, "gw_recheck: the heartbeat that probed the connection was not answered", now_ms);
+            gw__shard_fail(shard, GW_REASON_NO_ACK,
+                           "gw_recheck: the heartbeat that probed the connection was not answered",
+                           now_ms);
             return;
         }
     }
     if (shard->state == GW__LINKING) shard->deadline_ms = shard->link.deadline_ms;
-    if (now_ms >= shard->deadline_ms && gw__shard_is_drained(shard)) gw__shard_on_deadline(shard, now_ms);
+    if (now_ms >= shard->deadline_ms && gw__shard_is_drained(shard))
+        gw__shard_on_deadline(shard, now_ms);
     gw__shard_pump(shard, now_ms);
 }
 
@@ -7905,12 +8548,15 @@ static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
     uint64_t next_ms = shard->deadline_ms;
     const gw__send_item *item = gw__send_front(&shard->send);
     if (shard->state == GW__LINKING) next_ms = gw__link_next_ms(&shard->link);
-    if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, shard->session.next_beat_ms);
     if (shard->probe_deadline_is_set) next_ms = GW__MIN(next_ms, shard->probe_deadline_ms);
+    if (shard->session.suspect_ms) next_ms = now_ms;
+    if (shard->link.held) next_ms = GW__NEVER;          /* nobody is judged whom we do not read */
+    if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, shard->session.next_beat_ms);
     if (!item) return next_ms;
     next_ms = GW__MIN(next_ms, item->queued_ms + shard->send.max_age_ms);
     if (shard->state == GW__LIVE && gw__buf_len(&shard->link.out) == 0)
-        next_ms = GW__MIN(next_ms, gw__send_free_ms(&shard->send, shard->session.interval_ms, now_ms));
+        next_ms =
+            GW__MIN(next_ms, gw__send_free_ms(&shard->send, shard->session.interval_ms, now_ms));
     return next_ms;
 }
 
@@ -7923,7 +8569,8 @@ static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
     if (shard->state == GW__CLOSING || shard->state == GW__STOPPED) return;
     shard->stop_how = how;
     memset(&shard->fault, 0, sizeof shard->fault);
-    gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "%s", how == GW_END ? "stopped, session ended" : "stopped, session kept");
+    gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "%s",
+                  how == GW_END ? "stopped, session ended" : "stopped, session kept");
     shard->detail = 0;
     gw__shard_return_permit(shard, now_ms);
     if (gw__shard_is_open(shard)) {
@@ -7956,7 +8603,12 @@ typedef struct gw__gateway_info {
     uint64_t reset_after_ms;
 } gw__gateway_info;
 
-typedef enum gw__discover_found { GW__DISCOVER_WAITING, GW__DISCOVER_MORE, GW__DISCOVER_DONE, GW__DISCOVER_FAILED } gw__discover_found;
+typedef enum gw__discover_found {
+    GW__DISCOVER_WAITING,
+    GW__DISCOVER_MORE,
+    GW__DISCOVER_DONE,
+    GW__DISCOVER_FAILED
+} gw__discover_found;
 
 typedef struct gw__discover {
     gw__link link;
@@ -7972,7 +8624,8 @@ typedef struct gw__discover {
     uint32_t is_final;                      /* the failure is one that no repetition mends */
 } gw__discover;
 
-static uint32_t gw__discover_number(const gw_json *body, const char *path, uint32_t least, uint32_t most, uint32_t absent)
+static uint32_t gw__discover_number(const gw_json *body, const char *path, uint32_t least,
+                                    uint32_t most, uint32_t absent)
 {
     uint64_t value = gw_u64(body, path);
     if (gw_kind_of(body, path) != GW_NUMBER) return absent;
@@ -7991,18 +8644,23 @@ static int gw__discover_read(const char *body, size_t len, gw__gateway_info *inf
     v.len = len;
     url_len = gw_text(&v, "url", info->url, sizeof info->url);
     if (!gw__json_is_valid(body, len) || url_len == 0 || url_len >= sizeof info->url) {
-        gw__fault_set(fault, GW_REASON_HTTP, 200, "HTTP: the answer of /gateway/bot is not the JSON that Discord documents");
+        gw__fault_set(fault, GW_REASON_HTTP, 200,
+                      "HTTP: the answer of /gateway/bot is not the JSON that Discord documents");
         return 0;
     }
-    if (!gw__url_parse(&url, info->url, url_len, fault) || !gw__url_allowed(&url, fault)) {
+    if (!gw__url_parse(&url, info->url, url_len, fault) || !gw__url_fits_gateway(&url, fault)) {
         fault->reason = GW_REASON_HTTP;
         return 0;
     }
     info->shards = gw__discover_number(&v, "shards", 1, 1000000, 1);
-    info->total = gw__discover_number(&v, "session_start_limit.total", 0, 1000000, GW__IDENTIFY_DAY_LIMIT);
-    info->remaining = gw__discover_number(&v, "session_start_limit.remaining", 0, 1000000, GW__IDENTIFY_DAY_LIMIT);
-    info->reset_after_ms = gw__discover_number(&v, "session_start_limit.reset_after", 0, 2 * GW__IDENTIFY_DAY_MS, GW__IDENTIFY_DAY_MS);
-    info->max_concurrency = gw__discover_number(&v, "session_start_limit.max_concurrency", 1, GW__CONCURRENCY_MAX, 1);
+    info->total =
+        gw__discover_number(&v, "session_start_limit.total", 0, 1000000, GW__IDENTIFY_DAY_LIMIT);
+    info->remaining = gw__discover_number(&v, "session_start_limit.remaining", 0, 1000000,
+                                          GW__IDENTIFY_DAY_LIMIT);
+    info->reset_after_ms = gw__discover_number(&v, "session_start_limit.reset_after", 0,
+                                               2 * GW__IDENTIFY_DAY_MS, GW__IDENTIFY_DAY_MS);
+    info->max_concurrency =
+        gw__discover_number(&v, "session_start_limit.max_concurrency", 1, GW__CONCURRENCY_MAX, 1);
     return 1;
 }
 
@@ -8021,7 +8679,8 @@ static void gw__discover_end(gw__discover *discover)
     discover->deadline_ms = GW__NEVER;
 }
 
-static int gw__discover_begin(gw__discover *discover, const char *base_url, const char *token, uint64_t tag, uint64_t now_ms)
+static int gw__discover_begin(gw__discover *discover, const char *base_url, const char *token,
+                              uint64_t tag, uint64_t now_ms)
 {
     char target[GW__PATH_MAX];
     size_t len;
@@ -8036,7 +8695,8 @@ static int gw__discover_begin(gw__discover *discover, const char *base_url, cons
     }
     len = strlen(discover->url.target);
     while (len && discover->url.target[len - 1] == '/') len--;
-    gw__text_format(target, sizeof target, "%.*s/api/v10/gateway/bot", (int)len, discover->url.target);
+    gw__text_format(target, sizeof target, "%.*s/api/v10/gateway/bot", (int)len,
+                    discover->url.target);
     memcpy(discover->url.target, target, sizeof target);
     gw__link_open(&discover->link, &discover->url, tag, now_ms);
     gw__http_begin(&discover->http, discover->link.net->mem, GW__DISCOVER_BODY_MAX, 0);
@@ -8047,7 +8707,8 @@ static int gw__discover_begin(gw__discover *discover, const char *base_url, cons
 
 static gw__discover_found gw__discover_fail(gw__discover *discover, const gw__fault *fault)
 {
-    if (fault) discover->fault = *fault;
+    discover->fault = *fault;
+    gw__text_redact(discover->fault.text, discover->token);
     return GW__DISCOVER_FAILED;
 }
 
@@ -8058,15 +8719,19 @@ static gw__discover_found gw__discover_refused(gw__discover *discover)
     char piece[160];
     const char *body = http->body.bytes ? (const char *)http->body.bytes + http->body.begin : "";
     const char *advice = "";
-    if (http->status == 401) advice = "the bot token is wrong or was reset: get a new one from the Developer Portal";
+    if (http->status == 401)
+        advice = "the bot token is wrong or was reset: get a new one from the Developer Portal";
     else if (http->status == 429) advice = "too many requests; asked again later";
     else if (http->status >= 500) advice = "Discord has an outage; asked again later";
     else if (http->status >= 400) advice = "blocked, or the address is wrong";
     else advice = "redirects are not followed: the token must not travel elsewhere";
     gw__text_printable(piece, sizeof piece, body, gw__buf_len(&http->body));
-    gw__fault_set(&discover->fault, GW_REASON_HTTP, http->status, "HTTP %d from %s%s: %s%s%s", (int)http->status,
-                  discover->url.host, discover->url.target, advice, piece[0] ? "; it says: " : "", piece);
-    discover->is_final = http->status >= 300 && http->status < 500 && http->status != 429 && http->status != 408;
+    gw__fault_set(&discover->fault, GW_REASON_HTTP, http->status, "HTTP %d from %s%s: %s%s%s",
+                  (int)http->status, discover->url.host, discover->url.target, advice,
+                  piece[0] ? "; it says: " : "", piece);
+    gw__text_redact(discover->fault.text, discover->token);      /* a server may send back what we sent */
+    discover->is_final = http->status >= 300 && http->status < 500 && http->status != 429 &&
+                         http->status != 408;
     return GW__DISCOVER_FAILED;
 }
 
@@ -8078,7 +8743,9 @@ static uint64_t gw__discover_retry_after_ms(const gw__discover *discover)
     uint64_t wait_ms = discover->http.retry_after_ms;
     memset(&v, 0, sizeof v);
     if (discover->http.status != 429) return 0;
-    v.ptr = discover->http.body.bytes ? (const char *)discover->http.body.bytes + discover->http.body.begin : "";
+    v.ptr = discover->http.body.bytes
+                ? (const char *)discover->http.body.bytes + discover->http.body.begin
+                : "";
     v.len = gw__buf_len(&discover->http.body);
     seconds = gw_f64(&v, "retry_after");
     if (seconds > 0 && seconds < 1e6) wait_ms = GW__MAX(wait_ms, (uint64_t)(seconds * 1000.0) + 1);
@@ -8088,12 +8755,14 @@ static uint64_t gw__discover_retry_after_ms(const gw__discover *discover)
 static gw__discover_found gw__discover_answered(gw__discover *discover)
 {
     if (discover->http.status != 200) return gw__discover_refused(discover);
-    if (!gw__discover_read((const char *)gw__buf_data(&discover->http.body), gw__buf_len(&discover->http.body),
-                           &discover->info, &discover->fault)) return GW__DISCOVER_FAILED;
+    if (!gw__discover_read((const char *)gw__buf_data(&discover->http.body),
+                           gw__buf_len(&discover->http.body), &discover->info, &discover->fault))
+        return GW__DISCOVER_FAILED;
     return GW__DISCOVER_DONE;
 }
 
-static gw__discover_found gw__discover_step(gw__discover *discover, gw__trust *trust, const gw__trust_clock *clock, uint64_t now_ms)
+static gw__discover_found gw__discover_step(gw__discover *discover, gw__trust *trust,
+                                            const gw__trust_clock *clock, uint64_t now_ms)
 {
     gw__http_found found;
     const uint8_t *bytes;
@@ -8109,8 +8778,10 @@ static gw__discover_found gw__discover_step(gw__discover *discover, gw__trust *t
     if (!discover->asked) {
         discover->asked = 1;
         discover->deadline_ms = now_ms + GW__DISCOVER_TIMEOUT_MS;
-        if (!gw__http_write_get(&discover->link.out, &discover->url, discover->url.target, discover->token))
-            gw__fault_set(&discover->link.fault, GW_REASON_MEMORY, 0, "no memory for the request of /gateway/bot");
+        if (!gw__http_write_get(&discover->link.out, &discover->url, discover->url.target,
+                                discover->token))
+            gw__fault_set(&discover->link.fault, GW_REASON_MEMORY, 0,
+                          "no memory for the request of /gateway/bot");
         gw__link_flush(&discover->link);
     }
     bytes = gw__link_peek(&discover->link, &len, now_ms);
@@ -8135,10 +8806,12 @@ static uint64_t gw__discover_next_ms(const gw__discover *discover)
 /* The deadline has passed: of the way, or of the answer. */
 static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t now_ms)
 {
-    if (discover->link.state != GW__LINK_OPEN && now_ms >= discover->link.deadline_ms) gw__link_expire(&discover->link, now_ms);
+    if (discover->link.state != GW__LINK_OPEN && now_ms >= discover->link.deadline_ms)
+        gw__link_expire(&discover->link, now_ms);
     else if (discover->asked && now_ms >= discover->deadline_ms)
-        gw__fault_set(&discover->link.fault, GW_REASON_TIMEOUT, 0, "%s did not answer GET /gateway/bot in %u s",
-                      discover->url.host, (unsigned)(GW__DISCOVER_TIMEOUT_MS / 1000u));
+        gw__fault_set(&discover->link.fault, GW_REASON_TIMEOUT, 0,
+                      "%s did not answer GET /gateway/bot in %u s", discover->url.host,
+                      (unsigned)(GW__DISCOVER_TIMEOUT_MS / 1000u));
     else return GW__DISCOVER_WAITING;
     return gw__discover_fail(discover, &discover->link.fault);
 }
@@ -8297,12 +8970,13 @@ static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
     gw__fault fault;
     memset(&fault, 0, sizeof fault);
     gw__url_parse(&gw->shared.gateway_url, info->url, strlen(info->url), &fault);   /* discover has looked at it */
-    gw->shared.has_gateway_url = 1;
-    gw->shared.gateway_url_failures = 0;
+    gw->shared.has_gateway_url = gw->shared.knows_limits = 1;
+    gw->shared.gateway_url_failures = gw->shared.info_wanted = 0;
     gw__gate_widen(&gw->shared.gate, info->max_concurrency);
     gw__gate_limit(&gw->shared.gate, info->remaining, info->reset_after_ms, now_ms);
     if (gw__buf_append(body, "", 1))
-        gw__notice_push(&gw->shared, GW_GATEWAY_INFO, GW_ALL, info->url, (const char *)gw__buf_data(body));
+        gw__notice_push(&gw->shared, GW_GATEWAY_INFO, GW_ALL, info->url,
+                        (const char *)gw__buf_data(body));
     gw__discover_end(&gw->discover);
     gw->discover.tries = 0;
     gw->discover_at_ms = GW__NEVER;
@@ -8316,7 +8990,8 @@ static void gw__client_on_info_failed(gw_client *gw, uint64_t now_ms)
     uint64_t wait_ms = (uint64_t)cap_ms * gw__shared_random(&gw->shared) / UINT32_MAX;
     gw_event *event;
     wait_ms = GW__MAX(wait_ms, gw__discover_retry_after_ms(discover));
-    event = gw__notice_push(&gw->shared, discover->is_final ? GW_FATAL : GW_DISCONNECTED, GW_ALL, discover->fault.text, NULL);
+    event = gw__notice_push(&gw->shared, discover->is_final ? GW_FATAL : GW_DISCONNECTED, GW_ALL,
+                            discover->fault.text, NULL);
     if (event) {
         event->reason = discover->fault.reason;
         event->close_code = discover->fault.code;
@@ -8336,10 +9011,13 @@ static void gw__client_discover(gw_client *gw, uint64_t now_ms)
     if (!discover->is_active) {
         if (now_ms < gw->discover_at_ms) return;
         if (!gw__discover_begin(discover, GW_API_URL, gw->shared.identity.token,
-                                (uint64_t)++gw->shared.connections << 32 | GW__TAG_DISCOVER, now_ms)) found = GW__DISCOVER_FAILED;
+                                (uint64_t)++gw->shared.connections << 32 | GW__TAG_DISCOVER,
+                                now_ms))
+            found = GW__DISCOVER_FAILED;
     }
     clock = gw__shared_clock(&gw->shared);
-    if (found != GW__DISCOVER_FAILED) found = gw__discover_step(discover, &gw->shared.trust, &clock, now_ms);
+    if (found != GW__DISCOVER_FAILED)
+        found = gw__discover_step(discover, &gw->shared.trust, &clock, now_ms);
     if (found == GW__DISCOVER_WAITING) found = gw__discover_expire(discover, now_ms);
     if (found == GW__DISCOVER_DONE) gw__client_on_info(gw, now_ms);
     else if (found == GW__DISCOVER_FAILED) gw__client_on_info_failed(gw, now_ms);
@@ -8387,7 +9065,8 @@ static void gw__client_try_streams(gw_client *gw)
 {
     uint32_t i;
     if (!gw->shared.net.transport) return;
-    if (gw->discover.link.tcp.stream && gw->discover.link.tcp.fd == GW__NO_FD) gw->discover.link.readable = 1;
+    if (gw->discover.link.tcp.stream && gw->discover.link.tcp.fd == GW__NO_FD)
+        gw->discover.link.readable = 1;
     for (i = 0; i < gw->shard_count; i++) {
         gw__link *link = &gw->shards[i].link;
         if (!link->tcp.stream || link->tcp.fd != GW__NO_FD) continue;
@@ -8416,7 +9095,8 @@ static void gw__client_on_sleep(gw_client *gw, uint64_t now_us)
     uint32_t i;
     gw->slept_us = slept_us;
     if (slept_us < before_us + GW__SLEPT_MS * UINT64_C(1000) || slept_us > UINT64_MAX / 2) return;
-    gw__text_format(text, sizeof text, "the machine slept for %llu s", (unsigned long long)((slept_us - before_us) / 1000000u));
+    gw__text_format(text, sizeof text, "the machine slept for %llu s",
+                    (unsigned long long)((slept_us - before_us) / 1000000u));
     for (i = 0; i < gw->shard_count; i++) {
         gw__shard *shard = &gw->shards[i];
         if (!gw__notices_have_room(&gw->shared.notices)) {
@@ -8433,7 +9113,8 @@ static void gw__client_on_time(gw_client *gw, uint64_t now_us)
 {
     uint64_t now_ms = now_us / 1000u;
     uint32_t served = 0;
-    while (gw->shard_count && served++ < gw->shard_count && gw__notices_have_room(&gw->shared.notices)) {
+    while (gw->shard_count && served++ < gw->shard_count &&
+           gw__notices_have_room(&gw->shared.notices)) {
         gw__shard *shard = &gw->shards[gw->heap[0]];
         if (shard->next_ms > now_ms) break;
         gw__shard_on_time(shard, now_us);
@@ -8442,18 +9123,19 @@ static void gw__client_on_time(gw_client *gw, uint64_t now_us)
         shard->next_ms = GW__MAX(gw__shard_next_ms(shard, now_ms), now_ms + 1);     /* once a look */
         gw__heap_settle(gw, shard->heap_at);
     }
-    if (!gw->url_is_given && gw->shared.gateway_url_failures >= GW__REDISCOVER_AFTER && gw->discover_at_ms == GW__NEVER) {
-        gw->shared.gateway_url_failures = 0;
-        gw->discover_at_ms = now_ms;
-    }
-    if (gw__notices_have_room(&gw->shared.notices) && !gw->stopping && !gw->shared.fatal) gw__client_discover(gw, now_ms);
+    if (gw->shared.gateway_url_failures >= GW__REDISCOVER_AFTER && !gw->url_is_given)
+        gw->shared.info_wanted = 1;
+    if (gw->shared.info_wanted && gw->discover_at_ms == GW__NEVER) gw->discover_at_ms = now_ms;
+    if (gw__notices_have_room(&gw->shared.notices) && !gw->stopping && !gw->shared.fatal)
+        gw__client_discover(gw, now_ms);
 }
 
 /* ---- the end ---- */
 static int gw__client_all_stopped(const gw_client *gw)
 {
     uint32_t i;
-    for (i = 0; i < gw->shard_count; i++) if (gw->shards[i].state != GW__STOPPED) return 0;
+    for (i = 0; i < gw->shard_count; i++)
+        if (gw->shards[i].state != GW__STOPPED || gw->shards[i].has_event) return 0;
     return 1;
 }
 
@@ -8474,9 +9156,12 @@ static void gw__client_stop_all(gw_client *gw, uint32_t how, uint64_t now_ms)
 static void gw__client_look_at_end(gw_client *gw, uint64_t now_ms)
 {
     if (gw->shared.fatal && !gw->stopping) gw__client_stop_all(gw, GW_KEEP, now_ms);
-    if (!gw->stopping || gw->closed_said || !gw__client_all_stopped(gw) || !gw__notices_have_room(&gw->shared.notices)) return;
+    if (!gw->stopping || gw->closed_said || !gw__client_all_stopped(gw) ||
+        !gw__notices_have_room(&gw->shared.notices))
+        return;
     gw->closed_said = 1;
-    gw__notice_push(&gw->shared, GW_CLOSED, GW_ALL, gw->shared.fatal ? "closed after a fatal error" : "closed by the caller", NULL);
+    gw__notice_push(&gw->shared, GW_CLOSED, GW_ALL,
+                    gw->shared.fatal ? "closed after a fatal error" : "closed by the caller", NULL);
 }
 
 /* ---- events out ---- */
@@ -8541,7 +9226,8 @@ static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
     *out = shard;
     if (!shard) return 0;
     if (!shard->has_event) step = gw__shard_step(shard, now_us);
-    if (step == GW__STEP_MORE || (step == GW__STEP_EVENT && !shard->link.held)) gw__client_push_ready(gw, shard);
+    if (step == GW__STEP_MORE || (step == GW__STEP_EVENT && !shard->link.held))
+        gw__client_push_ready(gw, shard);
     gw__shard_pump(shard, now_us / 1000u);
     gw__client_settle(gw, shard, now_us / 1000u);
     return step == GW__STEP_EVENT && !shard->link.held;
@@ -8549,7 +9235,8 @@ static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
 
 static int gw__client_turn_is_over(const gw_client *gw, uint64_t now_us)
 {
-    return gw->shared.turn_bytes >= gw->turn_bytes_max || now_us - gw->turn_began_us >= gw->turn_us_max;
+    return gw->shared.turn_bytes >= gw->turn_bytes_max ||
+           now_us - gw->turn_began_us >= gw->turn_us_max;
 }
 
 static uint64_t gw__client_begin_turn(gw_client *gw)
@@ -8611,7 +9298,9 @@ static void gw__client_arm(gw_client *gw)
     uint64_t next_ms;
     if (!gw->fd_asked) return;
     next_ms = gw->closed ? GW__NEVER : gw__client_has_work(gw) ? 0 : gw__client_next_ms(gw);
-    gw__sys_poller_arm(&gw->shared.poller, next_ms > UINT64_MAX / 1000u ? GW__NEVER : next_ms * 1000u, gw__client_now_us(gw));
+    gw__sys_poller_arm(&gw->shared.poller,
+                       next_ms > UINT64_MAX / 1000u ? GW__NEVER : next_ms * 1000u,
+                       gw__client_now_us(gw));
 }
 
 /* ---- who may come in ---- */
@@ -8623,7 +9312,8 @@ static int gw__client_in_hook(const gw_client *gw)
 /* The call's own failure: kept for gw_why(), and answered. */
 static int32_t gw__client_refuse(gw_client *gw, int32_t result, const char *why)
 {
-    gw__text_format(gw->why, sizeof gw->why, "%s%s%s", gw__result_text(result), why[0] ? ": " : "", why);
+    gw__text_format(gw->why, sizeof gw->why, "%s%s%s", gw__result_text(result), why[0] ? ": " : "",
+                    why);
     gw__text_redact(gw->why, gw->shared.identity.token);
     return result;
 }
@@ -8673,7 +9363,8 @@ static void gw__text_bot(const char *token, char out[9])
     br_sha256_update(&hash, "discord_gateway.h", 17);
     br_sha256_update(&hash, token, strlen(token));
     br_sha256_out(&hash, digest);
-    gw__text_format(out, 9, "%02x%02x%02x%02x", (unsigned)digest[0], (unsigned)digest[1], (unsigned)digest[2], (unsigned)digest[3]);
+    gw__text_format(out, 9, "%02x%02x%02x%02x", (unsigned)digest[0], (unsigned)digest[1],
+                    (unsigned)digest[2], (unsigned)digest[3]);
 }
 
 /* A word that may stand in a line: no blanks, no control bytes, not empty. */
@@ -8714,13 +9405,15 @@ static void gw__lines_add_url(gw__lines *lines, const gw__url *url, char end)
 static void gw__client_save_head(gw_client *gw, gw__lines *lines)
 {
     gw__shared *shared = &gw->shared;
-    uint64_t now_ms = gw__client_now_us(gw) / 1000u, unix_time = gw__shared_clock(shared).unix_time, ends = 0;
+    uint64_t now_ms = gw__client_now_us(gw) / 1000u, unix_time = gw__shared_clock(shared).unix_time,
+             ends = 0;
     char bot[9], line[160];
     size_t len;
     if (shared->gate.resets_ms != GW__NEVER && shared->gate.resets_ms > now_ms && unix_time)
         ends = unix_time + (shared->gate.resets_ms - now_ms) / 1000u;
     gw__text_bot(shared->identity.token, bot);
-    len = gw__text_format(line, sizeof line, "gw1 %s %llu %llu %u %llu %llu ", bot, (unsigned long long)shared->user_id,
+    len = gw__text_format(line, sizeof line, "gw1 %s %llu %llu %u %llu %llu ", bot,
+                          (unsigned long long)shared->user_id,
                           (unsigned long long)shared->application_id, (unsigned)shared->gate.spent,
                           (unsigned long long)ends, (unsigned long long)shared->gate.last_unix);
     gw__lines_add(lines, line, len);
@@ -8734,8 +9427,9 @@ static void gw__client_save_shard(gw_client *gw, const gw__shard *shard, gw__lin
     char line[GW__WORD_MAX];
     size_t len;
     if (strcmp(id, "-") == 0 || !session->has_taken) return;
-    len = gw__text_format(line, sizeof line, "%d %d %u %llu %s ", (int)shard->id, (int)gw->shared.identity.shard_total,
-                          (unsigned)session->number, (unsigned long long)session->taken_seq, id);
+    len = gw__text_format(line, sizeof line, "%d %d %u %llu %s ", (int)shard->id,
+                          (int)gw->shared.identity.shard_total, (unsigned)session->number,
+                          (unsigned long long)session->taken_seq, id);
     gw__lines_add(lines, line, len);
     gw__lines_add_url(lines, &session->resume_url, '\n');
 }
@@ -8753,8 +9447,10 @@ GW_API size_t gw_session_save(gw_client *gw, int32_t shard, char *out, size_t ca
     lines.checksum = 2166136261u;
     gw__client_save_head(gw, &lines);
     for (i = 0; i < gw->shard_count; i++)
-        if (shard == GW_ALL || gw->shards[i].id == shard) gw__client_save_shard(gw, &gw->shards[i], &lines);
-    gw__lines_add(&lines, end, gw__text_format(end, sizeof end, "end %08x\n", (unsigned)lines.checksum));
+        if (shard == GW_ALL || gw->shards[i].id == shard)
+            gw__client_save_shard(gw, &gw->shards[i], &lines);
+    gw__lines_add(&lines, end,
+                  gw__text_format(end, sizeof end, "end %08x\n", (unsigned)lines.checksum));
     if (cap) out[GW__MIN(lines.len, cap - 1)] = 0;
     return lines.len;
 }
@@ -8787,7 +9483,8 @@ static int gw__words_url(gw__words *words, gw__url *url)
     memset(&fault, 0, sizeof fault);
     memset(url, 0, sizeof *url);
     if (!gw__words_next(words, word)) return 0;
-    return strcmp(word, "-") == 0 || (gw__url_parse(url, word, strlen(word), &fault) && gw__url_allowed(url, &fault) && !url->http);
+    return strcmp(word, "-") == 0 || (gw__url_parse(url, word, strlen(word), &fault) &&
+                                      gw__url_allowed(url, &fault) && !url->http);
 }
 
 static int gw__words_end_line(gw__words *words)
@@ -8796,7 +9493,8 @@ static int gw__words_end_line(gw__words *words)
 }
 
 /* What was spent of the day's Identifies goes on counting. */
-static void gw__client_load_budget(gw_client *gw, uint64_t spent, uint64_t ends, uint64_t last, uint64_t now_ms)
+static void gw__client_load_budget(gw_client *gw, uint64_t spent, uint64_t ends, uint64_t last,
+                                   uint64_t now_ms)
 {
     gw__gate *gate = &gw->shared.gate;
     uint64_t unix_time = gw__shared_clock(&gw->shared).unix_time;
@@ -8809,7 +9507,8 @@ static void gw__client_load_budget(gw_client *gw, uint64_t spent, uint64_t ends,
             gate->resets_ms = now_ms + (ends - unix_time) * 1000u;
         }
     }
-    if (last <= unix_time && unix_time - last < 6) gw__gate_delay(gate, now_ms + GW__IDENTIFY_EVERY_MS);
+    if (last <= unix_time && unix_time - last < 6)
+        gw__gate_delay(gate, now_ms + GW__IDENTIFY_EVERY_MS);
 }
 
 static int gw__client_load_head(gw_client *gw, gw__words *words, uint64_t now_ms)
@@ -8820,9 +9519,11 @@ static int gw__client_load_head(gw_client *gw, gw__words *words, uint64_t now_ms
     gw__text_bot(gw->shared.identity.token, bot);
     if (!gw__words_next(words, word) || strcmp(word, "gw1") != 0) return 0;
     if (!gw__words_next(words, word) || strcmp(word, bot) != 0) return 0;
-    if (!gw__words_number(words, &user) || !gw__words_number(words, &application) || !gw__words_number(words, &spent) ||
-        !gw__words_number(words, &ends) || !gw__words_number(words, &last) || !gw__words_url(words, &url) ||
-        !gw__words_end_line(words)) return 0;
+    if (!gw__words_number(words, &user) || !gw__words_number(words, &application) ||
+        !gw__words_number(words, &spent) || !gw__words_number(words, &ends) ||
+        !gw__words_number(words, &last) || !gw__words_url(words, &url) ||
+        !gw__words_end_line(words))
+        return 0;
     gw->shared.user_id = user;
     gw->shared.application_id = application;
     if (!gw->shared.has_gateway_url && url.host[0]) {
@@ -8841,9 +9542,12 @@ static int gw__client_load_shard(gw_client *gw, gw__words *words)
     char session_id[GW__WORD_MAX];
     gw__url url;
     gw__shard *shard;
-    if (!gw__words_number(words, &id) || !gw__words_number(words, &total) || !gw__words_number(words, &number) ||
-        !gw__words_number(words, &seq) || !gw__words_next(words, session_id) || !gw__words_url(words, &url) ||
-        !gw__words_end_line(words) || strlen(session_id) >= GW__SESSION_ID_MAX || id > INT32_MAX || number > UINT32_MAX) return 0;
+    if (!gw__words_number(words, &id) || !gw__words_number(words, &total) ||
+        !gw__words_number(words, &number) || !gw__words_number(words, &seq) ||
+        !gw__words_next(words, session_id) || !gw__words_url(words, &url) ||
+        !gw__words_end_line(words) || strlen(session_id) >= GW__SESSION_ID_MAX || id > INT32_MAX ||
+        number > UINT32_MAX)
+        return 0;
     if (total != (uint64_t)gw->shared.identity.shard_total) return 0;
     shard = gw__client_shard(gw, (int32_t)id);
     if (!shard) return 1;
@@ -8862,7 +9566,8 @@ static int gw__client_load(gw_client *gw, const char *text, size_t len, uint64_t
     char end[24];
     const size_t end_len = 13;              /* "end " and eight digits and a newline */
     if (len < end_len) return 0;
-    gw__text_format(end, sizeof end, "end %08x\n", (unsigned)gw__text_checksum(text, len - end_len));
+    gw__text_format(end, sizeof end, "end %08x\n",
+                    (unsigned)gw__text_checksum(text, len - end_len));
     if (memcmp(text + len - end_len, end, end_len) != 0) return 0;
     words.at = text;
     words.end = text + len - end_len;
@@ -8898,11 +9603,13 @@ static const char *gw__token_trim(const char *token, size_t *len)
 }
 
 /* Keeps a copy for the life of the client; place is one of gw->texts. */
-static char *gw__client_keep(gw_client *gw, uint32_t place, const char *text, size_t len, gw__fault *fault)
+static char *gw__client_keep(gw_client *gw, uint32_t place, const char *text, size_t len,
+                             gw__fault *fault)
 {
     char *copy = (char *)gw__mem_new(&gw->shared.mem, len + 1);
     if (!copy) {
-        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for a copy of %lu bytes", (unsigned long)len);
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for a copy of %lu bytes",
+                      (unsigned long)len);
         return NULL;
     }
     memcpy(copy, text, len);
@@ -8917,11 +9624,18 @@ static void gw__client_take_token(gw_client *gw, const gw_config *cfg, gw__fault
     const char *token = cfg->token ? gw__token_trim(cfg->token, &len) : "";
     gw->shared.identity.token = gw__client_keep(gw, 0, token, len, fault);
     gw->shared.logger.secret = gw->shared.identity.token;
-    if (len == 0) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.token is missing: take it from the Developer Portal (Bot page)");
-    if (len > 512) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.token is too long to be one (%lu bytes)", (unsigned long)len);
+    if (len == 0)
+        gw__fault_set(fault, GW_REASON_CONFIG, 0,
+                      "config.token is missing: take it from the Developer Portal (Bot page)");
+    if (len > 512)
+        gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.token is too long to be one (%lu bytes)",
+                      (unsigned long)len);
     for (i = 0; i < len; i++)
         if ((uint8_t)token[i] <= ' ' || (uint8_t)token[i] > '~')
-            gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.token has a byte at place %lu that no token has (blank, control or not ASCII)", (unsigned long)i);
+            gw__fault_set(fault, GW_REASON_CONFIG, 0,
+                          "config.token has a byte at place %lu that no token has (blank, control "
+                          "or not ASCII)",
+                          (unsigned long)i);
 }
 
 static void gw__client_take_identity(gw_client *gw, const gw_config *cfg, gw__fault *fault)
@@ -8934,26 +9648,40 @@ static void gw__client_take_identity(gw_client *gw, const gw_config *cfg, gw__fa
     identity->large_threshold = cfg->large_threshold;
     identity->shard_total = cfg->shard_total;
     if (undefined)
-        gw__fault_set(fault, GW_REASON_CONFIG, 4013, "config.intents has bits that Discord does not define: 0x%08x (GW_INTENTS_ALL has all that there are)", (unsigned)undefined);
+        gw__fault_set(fault, GW_REASON_CONFIG, 4013,
+                      "config.intents has bits that Discord does not define: 0x%08x "
+                      "(GW_INTENTS_ALL has all that there are)",
+                      (unsigned)undefined);
     if (cfg->large_threshold && (cfg->large_threshold < 50 || cfg->large_threshold > 250))
-        gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.large_threshold is %u; it must be 50 to 250, or 0 for the default", (unsigned)cfg->large_threshold);
+        gw__fault_set(fault, GW_REASON_CONFIG, 0,
+                      "config.large_threshold is %u; it must be 50 to 250, or 0 for the default",
+                      (unsigned)cfg->large_threshold);
     if (wrong) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.presence: %s", wrong);
     if (!cfg->presence || fault->reason) return;
     gw__json_write_begin(&writer, &gw->shared.scratch);
     gw__presence_write(&writer, cfg->presence);
-    if (writer.failed) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.presence is larger than 4,096 bytes as JSON");
-    else identity->presence = gw__client_keep(gw, 3, (const char *)gw__buf_data(&gw->shared.scratch), gw__buf_len(&gw->shared.scratch), fault);
+    if (writer.failed)
+        gw__fault_set(fault, GW_REASON_CONFIG, 0,
+                      "config.presence is larger than 4,096 bytes as JSON");
+    else
+        identity->presence = gw__client_keep(gw, 3, (const char *)gw__buf_data(&gw->shared.scratch),
+                                             gw__buf_len(&gw->shared.scratch), fault);
     gw__buf_clear(&gw->shared.scratch);
 }
 
 static void gw__client_take_url(gw_client *gw, const gw_config *cfg, gw__fault *fault)
 {
     gw__url *url = &gw->shared.gateway_url;
+    char target[GW__PATH_MAX];
     gw->discover_at_ms = 0;
     if (!cfg->url || fault->reason) return;
     if (!gw__url_parse(url, cfg->url, strlen(cfg->url), fault)) return;
-    if (!gw__url_fits_gateway(url, fault) || !gw__url_allowed(url, fault)) return;
-    gw->shared.has_gateway_url = gw->url_is_given = 1;
+    if (!gw__url_fits_gateway(url, fault)) return;
+    if (!gw__url_gateway_target(url, NULL, target, sizeof target)) {
+        gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.url has a path that is too long");
+        return;
+    }
+    gw->shared.has_gateway_url = gw->shared.knows_limits = gw->url_is_given = 1;
     gw->discover_at_ms = GW__NEVER;
 }
 
@@ -8961,8 +9689,10 @@ static void gw__client_take_trust(gw_client *gw, const gw_config *cfg, gw__fault
 {
     gw__trust_source source;
     memset(&source, 0, sizeof source);
-    if (cfg->ca_file) source.ca_file = gw__client_keep(gw, 1, cfg->ca_file, strlen(cfg->ca_file), fault);
-    if (cfg->ca_pem) source.ca_pem = gw__client_keep(gw, 2, cfg->ca_pem, strlen(cfg->ca_pem), fault);
+    if (cfg->ca_file)
+        source.ca_file = gw__client_keep(gw, 1, cfg->ca_file, strlen(cfg->ca_file), fault);
+    if (cfg->ca_pem)
+        source.ca_pem = gw__client_keep(gw, 2, cfg->ca_pem, strlen(cfg->ca_pem), fault);
     source.anchors = cfg->trust_anchors;
     source.anchor_count = cfg->trust_anchor_count;
     source.memory_only = cfg->memory != NULL;
@@ -8977,12 +9707,18 @@ static void gw__client_take_limits(gw_client *gw, const gw_config *cfg, gw__faul
     shared->ack_by_hand = cfg->ack_by_hand;
     gw->turn_bytes_max = gw__or_default(cfg->turn_bytes, 65536);
     gw->turn_us_max = gw__or_default(cfg->turn_us, 1000);
-    if (cfg->compress) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.compress is %u, but no decompressor is compiled in", (unsigned)cfg->compress);
-    if (cfg->proxy) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.proxy is not supported by version " GW_VERSION_TEXT);
+    if (cfg->compress)
+        gw__fault_set(fault, GW_REASON_CONFIG, 0,
+                      "config.compress is %u, but no decompressor is compiled in",
+                      (unsigned)cfg->compress);
+    if (cfg->proxy)
+        gw__fault_set(fault, GW_REASON_CONFIG, 0,
+                      "config.proxy is not supported by version " GW_VERSION_TEXT);
     if (!gw__gate_init(&shared->gate, &shared->mem, gw__or_default(cfg->max_concurrency, 1)))
         gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for the identify buckets");
     else if (cfg->identify_remaining)
-        gw__gate_limit(&shared->gate, cfg->identify_remaining, gw__or_default(cfg->identify_reset_ms, GW__IDENTIFY_DAY_MS),
+        gw__gate_limit(&shared->gate, cfg->identify_remaining,
+                       gw__or_default(cfg->identify_reset_ms, GW__IDENTIFY_DAY_MS),
                        gw__client_now_us(gw) / 1000u);
 }
 
@@ -9012,11 +9748,15 @@ static uint32_t gw__config_shards(const gw_config *cfg, gw__fault *fault)
     int64_t last = (int64_t)cfg->shard_first + cfg->shard_count;
     if (cfg->shard_first == 0 && cfg->shard_count == 0 && cfg->shard_total == 0) return 1;
     if (cfg->shard_count == GW_ALL || (cfg->shard_count == 0 && cfg->shard_total > 0)) {
-        gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.shard_count: GW_ALL and 0 of a total are not supported by version " GW_VERSION_TEXT);
+        gw__fault_set(fault, GW_REASON_CONFIG, 0,
+                      "config.shard_count: GW_ALL and 0 of a total are not supported by "
+                      "version " GW_VERSION_TEXT);
         return 0;
     }
-    if (cfg->shard_first >= 0 && cfg->shard_count > 0 && last <= cfg->shard_total) return (uint32_t)cfg->shard_count;
-    gw__fault_set(fault, GW_REASON_CONFIG, 4010, "config: shards %d to %lld of a total of %d do not exist", (int)cfg->shard_first,
+    if (cfg->shard_first >= 0 && cfg->shard_count > 0 && last <= cfg->shard_total)
+        return (uint32_t)cfg->shard_count;
+    gw__fault_set(fault, GW_REASON_CONFIG, 4010,
+                  "config: shards %d to %lld of a total of %d do not exist", (int)cfg->shard_first,
                   (long long)last - 1, (int)cfg->shard_total);
     return 0;
 }
@@ -9041,7 +9781,8 @@ static int gw__client_make_shards(gw_client *gw, const gw_config *cfg, uint32_t 
     }
     gw->shard_count = gw->shared.shard_count = count;
     for (i = 0; i < count; i++) {
-        gw__shard_init(&gw->shards[i], &gw->shared, cfg->shard_first + (int32_t)i, i, gw__or_default(cfg->max_queued, 64),
+        gw__shard_init(&gw->shards[i], &gw->shared, cfg->shard_first + (int32_t)i, i,
+                       gw__or_default(cfg->max_queued, 64),
                        gw__or_default(cfg->max_queued_ms, 300000));
         gw->heap[i] = gw->shards[i].heap_at = i;
     }
@@ -9055,7 +9796,8 @@ static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault 
     uint64_t now_ms;
     gw__client_take_hooks(gw, cfg);
     if (!gw__sys_poller_open(&gw->shared.poller))
-        gw__fault_set(fault, GW_REASON_MEMORY, 0, "the system gives no descriptors to wait on: raise the limit of open files");
+        gw__fault_set(fault, GW_REASON_MEMORY, 0,
+                      "the system gives no descriptors to wait on: raise the limit of open files");
     gw__client_take_token(gw, cfg, fault);
     gw__client_take_identity(gw, cfg, fault);
     gw__client_take_url(gw, cfg, fault);
@@ -9067,12 +9809,15 @@ static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault 
     count = gw__config_shards(cfg, fault);
     if (fault->reason) return;
     if (!gw__client_make_shards(gw, cfg, count)) {
-        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards", (unsigned)count);
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards",
+                      (unsigned)count);
         return;
     }
     now_ms = gw__client_now_us(gw) / 1000u;
-    if (cfg->session && cfg->session_len && !gw__client_load(gw, cfg->session, cfg->session_len, now_ms))
-        gw__notice_push(&gw->shared, GW_SESSION_LOST, GW_ALL, gw__result_text(GW_ERROR_SESSION_TEXT), NULL);
+    if (cfg->session && cfg->session_len &&
+        !gw__client_load(gw, cfg->session, cfg->session_len, now_ms))
+        gw__notice_push(&gw->shared, GW_SESSION_LOST, GW_ALL,
+                        gw__result_text(GW_ERROR_SESSION_TEXT), NULL);
     for (i = 0; i < count; i++) {
         gw__shard_enter(&gw->shards[i], GW__WAITING, now_ms, "opened");
         gw__client_settle(gw, &gw->shards[i], now_ms);
@@ -9167,7 +9912,9 @@ GW_API const gw_event *gw_wait(gw_client *gw, int32_t timeout_ms)
         now_us = gw__sys_monotonic_us();
         if (now_us >= until_us) return NULL;
         sleep_ms = gw_timeout_ms(gw);
-        if (until_us != GW__NEVER) sleep_ms = (int32_t)GW__MIN((uint64_t)(uint32_t)sleep_ms, (until_us - now_us + 999u) / 1000u);
+        if (until_us != GW__NEVER)
+            sleep_ms =
+                (int32_t)GW__MIN((uint64_t)(uint32_t)sleep_ms, (until_us - now_us + 999u) / 1000u);
         if (sleep_ms) gw__client_look(gw, sleep_ms);
     }
 }
@@ -9179,7 +9926,9 @@ GW_API void gw_tend(gw_client *gw)
     gw__shard *shard;
     if (gw__client_may_enter(gw) != GW_OK) return;
     now_us = gw__client_begin_turn(gw);
-    for (most = 64; most && gw__notices_have_room(&gw->shared.notices) && !gw__client_turn_is_over(gw, now_us); most--) {
+    for (most = 64;
+         most && gw__notices_have_room(&gw->shared.notices) && !gw__client_turn_is_over(gw, now_us);
+         most--) {
         uint32_t waits = gw->ready_count;
         while (waits && gw->shards[gw->ready[gw->ready_first]].has_event) {     /* these wait for gw_poll() */
             gw__client_push_ready(gw, gw__client_pop_ready(gw));
@@ -9202,7 +9951,8 @@ GW_API int32_t gw_stop(gw_client *gw, uint32_t how)
 {
     int32_t result = gw__client_may_enter(gw);
     if (result != GW_OK) return result;
-    if (how != GW_KEEP && how != GW_END) return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stop: how is GW_KEEP or GW_END");
+    if (how != GW_KEEP && how != GW_END)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stop: how is GW_KEEP or GW_END");
     if (!gw->stopping) gw__client_stop_all(gw, how, gw__client_now_us(gw) / 1000u);
     gw__client_arm(gw);
     return GW_OK;
@@ -9245,7 +9995,9 @@ GW_API int32_t gw_hold(gw_client *gw, int32_t shard, int32_t on)
         gw__client_settle(gw, one, now_ms);
     }
     gw__client_arm(gw);
-    return found ? (int32_t)GW_OK : gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_hold: this client runs no such shard");
+    return found ? (int32_t)GW_OK
+                 : gw__client_refuse(gw, GW_ERROR_ARGUMENT,
+                                     "gw_hold: this client runs no such shard");
 }
 
 GW_API int32_t gw_want(gw_client *gw, uint32_t type, int32_t on)
@@ -9254,7 +10006,8 @@ GW_API int32_t gw_want(gw_client *gw, uint32_t type, int32_t on)
     uint64_t bit = UINT64_C(1) << (type & 63u);
     if (result != GW_OK) return result;
     if (type >= GW_DISPATCH_END_ || type == GW_READY || type == GW_RESUMED)
-        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_want: type is a dispatch other than READY and RESUMED");
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT,
+                                 "gw_want: type is a dispatch other than READY and RESUMED");
     if (on) gw->shared.unwanted[type >> 6] &= ~bit;
     else gw->shared.unwanted[type >> 6] |= bit;
     return GW_OK;
@@ -9267,13 +10020,17 @@ static int32_t gw__client_write_raw(gw_client *gw, uint32_t op, const char *d, s
     gw__buf *scratch = &gw->shared.scratch;
     gw__buf_clear(scratch);
     if (len > GW__SEND_BYTES_MAX) return gw__client_refuse(gw, GW_ERROR_TOO_LARGE, "");
-    if (!d || !gw__utf8_is(d, len)) return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: d is missing or not UTF-8");
-    if (!gw__json_is_valid(d, len)) return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: d is not valid JSON");
+    if (!d || !gw__utf8_is(d, len))
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: d is missing or not UTF-8");
+    if (!gw__json_is_valid(d, len))
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: d is not valid JSON");
     if (op == GW__OP_HEARTBEAT || op == GW__OP_IDENTIFY || op == GW__OP_RESUME)
-        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: ops 1, 2 and 6 are sent by the library itself");
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT,
+                                 "gw_send_raw: ops 1, 2 and 6 are sent by the library itself");
     gw__payload_begin(&writer, scratch, op);
     gw__json_write_raw(&writer, d, len);
-    if (!gw__payload_end(&writer) || gw__buf_len(scratch) > GW__SEND_BYTES_MAX) return gw__client_refuse(gw, GW_ERROR_TOO_LARGE, "");
+    if (!gw__payload_end(&writer) || gw__buf_len(scratch) > GW__SEND_BYTES_MAX)
+        return gw__client_refuse(gw, GW_ERROR_TOO_LARGE, "");
     return GW_OK;
 }
 
@@ -9289,14 +10046,16 @@ static gw_ticket gw__client_queue(gw_client *gw, int32_t shard)
         if (shard != GW_ALL && one->id != shard) continue;
         found++;
         if (one->send.count == one->send.cap) return gw__client_refuse(gw, GW_ERROR_QUEUE_FULL, "");
-        if (one->state == GW__STOPPED || one->state == GW__CLOSING) return gw__client_refuse(gw, GW_ERROR_ENDED, "");
+        if (one->state == GW__STOPPED || one->state == GW__CLOSING)
+            return gw__client_refuse(gw, GW_ERROR_ENDED, "");
     }
     if (!found) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "");
     gw->last_ticket = gw->last_ticket == INT32_MAX ? 1 : gw->last_ticket + 1;
     for (i = 0; i < gw->shard_count && result == GW_OK; i++) {
         gw__shard *one = &gw->shards[i];
         if (shard != GW_ALL && one->id != shard) continue;
-        result = gw__send_push(&one->send, gw->last_ticket, gw__buf_data(scratch), (uint32_t)gw__buf_len(scratch), now_ms);
+        result = gw__send_push(&one->send, gw->last_ticket, gw__buf_data(scratch),
+                               (uint32_t)gw__buf_len(scratch), now_ms);
         gw__client_push_ready(gw, one);
         gw__client_settle(gw, one, now_ms);
     }
@@ -9343,7 +10102,8 @@ GW_API uint32_t gw_pollfds(gw_client *gw, gw_pollfd *out, uint32_t cap)
         out[0].readable = 1;
         out[0].writable = 0;
     }
-    for (i = 0; i < gw->shard_count; i++) count = gw__client_pollfd(&gw->shards[i].link, out, cap, count);
+    for (i = 0; i < gw->shard_count; i++)
+        count = gw__client_pollfd(&gw->shards[i].link, out, cap, count);
     return gw__client_pollfd(&gw->discover.link, out, cap, count);
 }
 
@@ -9373,7 +10133,9 @@ GW_API void gw_recheck(gw_client *gw)
     for (i = 0; i < gw->shard_count; i++) {
         gw__shard *shard = &gw->shards[i];
         if (shard->state == GW__WAITING) gw__client_kick(gw, shard, now_us / 1000u);
-        if (shard->session.interval_ms == 0 || !gw__shard_is_open(shard) || shard->probe_deadline_is_set) continue;
+        if (shard->session.interval_ms == 0 || !gw__shard_is_open(shard) ||
+            shard->probe_deadline_is_set)
+            continue;
         gw__shard_beat(shard, now_us);
         shard->probe_deadline_is_set = 1;
         shard->probe_deadline_ms = now_us / 1000u + GW__PROBE_MS;
@@ -9388,7 +10150,8 @@ GW_API int32_t gw_ack(gw_client *gw, int32_t shard, uint32_t session, uint64_t s
 {
     gw__shard *one;
     int32_t result = gw ? GW_OK : GW_ERROR_ENDED;
-    if (result != GW_OK || gw__client_in_hook(gw)) return result ? result : (int32_t)GW_ERROR_IN_HOOK;
+    if (result != GW_OK || gw__client_in_hook(gw))
+        return result ? result : (int32_t)GW_ERROR_IN_HOOK;
     one = gw__client_shard(gw, shard);
     if (!one) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_ack");
     if (session != one->session.number) return GW_OK;          /* of a session that is gone: nothing to keep */
@@ -9443,7 +10206,9 @@ GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, 
     uint32_t i, found = 0;
     memset(&stats, 0, sizeof stats);
     if (out) memset(out, 0, stats_bytes);
-    if (!gw || !out) return gw ? gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stats_read: out is NULL") : (int32_t)GW_ERROR_ENDED;
+    if (!gw || !out)
+        return gw ? gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stats_read: out is NULL")
+                  : (int32_t)GW_ERROR_ENDED;
     for (i = 0; i < gw->shard_count; i++) {
         if (shard != GW_ALL && gw->shards[i].id != shard) continue;
         gw__stats_add(&stats, &gw->shards[i]);
@@ -9475,14 +10240,42 @@ GW_API size_t gw_memory_needed_sized(const gw_config *given, size_t config_bytes
     source.memory_only = 1;
     shards = cfg.shard_count > 0 ? (size_t)cfg.shard_count : 1;
     queued = gw__or_default(cfg.max_queued, 64);
-    shard_bytes = sizeof(gw__shard) + 2 * sizeof(uint32_t) + gw__or_default(cfg.max_payload, 64u * 1024u * 1024u) +
-                  GW__READ_AHEAD_SMALL + 2 * GW__SEND_BYTES_MAX + (GW__HTTP_LINE_MAX / 8) + queued * sizeof(gw__send_item) +
-                  queued * (GW__SEND_BYTES_MAX + head) + 8 * head;
-    shared_bytes = sizeof(gw_client) + gw__or_default(cfg.max_payload, 64u * 1024u * 1024u) + 1024u * sizeof(gw__jsmn_token) +
-                   GW__SEND_BYTES_MAX + 64 + GW__NOTICES_MAX * 256 + gw__or_default(cfg.max_concurrency, 1) * sizeof(uint64_t) +
-                   (cfg.token ? strlen(cfg.token) : 0) + (cfg.ca_pem ? strlen(cfg.ca_pem) : 0) + GW__SEND_BYTES_MAX + 16 * head;
+    shard_bytes = sizeof(gw__shard) + 2 * sizeof(uint32_t) +
+                  gw__or_default(cfg.max_payload, 64u * 1024u * 1024u) + GW__READ_AHEAD_SMALL +
+                  2 * GW__SEND_BYTES_MAX + (GW__HTTP_LINE_MAX / 8) +
+                  queued * sizeof(gw__send_item) + queued * (GW__SEND_BYTES_MAX + head) + 8 * head;
+    shared_bytes = sizeof(gw_client) + gw__or_default(cfg.max_payload, 64u * 1024u * 1024u) +
+                   1024u * sizeof(gw__jsmn_token) + GW__SEND_BYTES_MAX + 64 +
+                   GW__NOTICES_MAX * 256 +
+                   gw__or_default(cfg.max_concurrency, 1) * sizeof(uint64_t) +
+                   (cfg.token ? strlen(cfg.token) : 0) + (cfg.ca_pem ? strlen(cfg.ca_pem) : 0) +
+                   GW__SEND_BYTES_MAX + 16 * head;
     return shared_bytes + shards * (shard_bytes + gw__tls_memory_needed(&source));
 }
 
 #endif /* DISCORD_GATEWAY_IMPLEMENTED */
 #endif /* DISCORD_GATEWAY_IMPLEMENTATION */
+
+/*
+ * MIT License
+ *
+ * Copyright (c) 2026 The discord_gateway.h authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy
+ * of this software and associated documentation files (the "Software"), to deal
+ * in the Software without restriction, including without limitation the rights
+ * to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+ * copies of the Software, and to permit persons to whom the Software is
+ * furnished to do so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all
+ * copies or substantial portions of the Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+ * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+ * AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+ * LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+ * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+ * SOFTWARE.
+ */

@@ -101,6 +101,7 @@ for compiler in gcc clang; do
         case $standard in c++*) driver=$([ $compiler = gcc ] && echo g++ || echo clang++) ;; esac
         check "public part, $driver -std=$standard" compile $driver "$work/public.c" -std=$standard
         check "implementation, $driver -std=$standard -O0" compile $driver "$work/impl.c" -std=$standard -O0
+        case $driver-$standard in clang*1*) continue ;; esac    # clang warns alike at every level; once is enough
         check "implementation, $driver -std=$standard -O2" compile $driver "$work/impl.c" -std=$standard -O2
     done
     for option in -DGW_NO_EPOLL -DGW_NO_THREADS "-DGW_NO_EPOLL -DGW_NO_THREADS"; do
@@ -142,15 +143,16 @@ check "one implementation in C, two users in C++" linked c_cxx "$CC" "$CXX" "-x 
 check "one implementation in C++, two users in C++" linked cxx_cxx "$CXX" "$CXX" "-x c++"
 
 # ---- what the object shows; not position independent, or constant tables would look writable to nm ----
-object() { "$CC" -O2 -fno-pic $flags -c "$work/impl.c" -o "$1"; }
-none() { if grep . ; then return 1; fi; }   # passes when it reads nothing, else shows what it read
-exports_only_gw() {
-    object "$work/exports.o" && nm -g --defined-only "$work/exports.o" | awk '{ print $3 }' | grep -v '^gw_[a-z]' | none
-}
-no_writable_globals() { object "$work/data.o" && nm "$work/data.o" | grep ' [dDbBC] ' | none; }
-no_jsmn_symbol()      { object "$work/jsmn.o" && nm "$work/jsmn.o" | awk '{ print $NF }' | grep '^jsmn' | none; }
+wait
+object=$work/object.o
+"$CC" -O2 -fno-pic $flags -c "$work/impl.c" -o "$object"
+none() { if grep .; then return 1; fi; }    # passes when it reads nothing, else shows what it read
+names() { [ -s "$object" ] && nm "$@" "$object"; }
+exports_only_gw()     { names -g --defined-only >"$work/exports" && awk '{ print $3 }' "$work/exports" | grep -v '^gw_[a-z]' | none; }
+no_writable_globals() { names >"$work/globals" && grep ' [dDbBC] ' "$work/globals" | none; }
+no_jsmn_symbol()      { names >"$work/jsmn" && awk '{ print $NF }' "$work/jsmn" | grep '^jsmn' | none; }
 ends_and_prints_nothing() {
-    object "$work/calls.o" && nm -u "$work/calls.o" | awk '{ print $NF }' |
+    names -u >"$work/calls" && awk '{ print $NF }' "$work/calls" |
         grep -xE 'abort|_?exit|(v?f)?printf|__printf_chk|__fprintf_chk|puts|putchar|perror|__assert_fail|u?sleep|system' | none
 }
 check "the object exports gw_ names only" exports_only_gw

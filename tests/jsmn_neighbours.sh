@@ -83,7 +83,7 @@ check()     # $1: what it is; then the command
 
 only_ours()     # $1: an object file in which only our header was compiled
 {
-    ! nm "$1" | sed 's/gw__jsmn_//g' | grep -i jsmn
+    ! nm "$1" | sed 's/gw__jsmn_//g' | grep -i jsmn && ! nm -g "$1" | grep -i jsmn
 }
 
 # $1 compiler with standard, $2 suffix, $3 order, $4... switches: one program of one or two files

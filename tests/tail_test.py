@@ -64,6 +64,8 @@ def values_that_are_no_numbers_are_refused():
     for value in ("all", "-1", "12x", "99999999999999999999"):
         with Tail("wss://localhost:1", GW_INTENTS=value) as tail:
             exits(tail, 2, "GW_INTENTS", '"%s"' % value)
+    with Tail("wss://localhost:1", GW_LOG="verbose") as tail:
+        exits(tail, 2, "GW_LOG", '"verbose"')
 
 
 @test
@@ -220,7 +222,8 @@ def a_reader_that_leaves_ends_it_in_order():
     with Gwsim("--rate", "100") as sim:
         env["GW_URL"] = sim.url
         process = subprocess.Popen([os.path.join(BUILD, "tail")], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        process.stdout.readline()
+        while b"READY" not in process.stdout.readline():
+            pass
         process.stdout.close()
         said = process.stderr.read()
         process.stderr.close()

@@ -1445,6 +1445,22 @@ TEST(a_foreign_resume_url_is_told_in_ready)
     world_end();
 }
 
+TEST(identify_may_be_answered_with_op9)
+{
+    client it;
+    world();
+    script("on identify x1 op9 false");
+    it = connect_ready();
+    CHECK(read_until(&it, "\"op\":9,\"d\":false"));
+    CHECK(!read_frame(&it));
+    leave(&it);
+    now = 5000;
+    it = connect_ready();
+    CHECK(read_until(&it, "READY"));
+    leave(&it);
+    world_end();
+}
+
 TEST(resumes_may_be_cut_again_and_again)
 {
     client it;

@@ -179,7 +179,8 @@ void sim_receive(sim_connection *conn, const uint8_t *bytes, size_t len, uint64_
 {
     conn->gateway->now_ms = now_ms;
     sim_buf_append(&conn->in, bytes, len);
-    if (conn->state == SIM_OPEN && conn->stage == SIM_STAGE_HTTP && sim_buf_len(&conn->in)) sim_http_work(conn);
+    if (conn->state == SIM_OPEN && conn->stage == SIM_STAGE_HTTP && sim_buf_len(&conn->in))
+        sim_http_work(conn);
     if (conn->state == SIM_OPEN && conn->stage != SIM_STAGE_HTTP && sim_buf_len(&conn->in)) sim_ws_work(conn);
     if (conn->state != SIM_OPEN && conn->state != SIM_FROZEN) sim_buf_clear(&conn->in);
 }
@@ -286,7 +287,8 @@ static void sim_tick_connection(sim_connection *conn)
     if (now_ms >= sim_beat_deadline_ms(conn)) sim_refuse(conn, 4000, "heartbeat_missed", "no heartbeat came");
     if (now_ms >= sim_deadline_ms(conn)) {
         conn->deadline_ms = SIM_NEVER;
-        sim_violation(conn, conn->deadline_rule, "%s", conn->stage == SIM_STAGE_CLOSING ? "our close frame was not answered" :
+        sim_violation(conn, conn->deadline_rule, "%s",
+                      conn->stage == SIM_STAGE_CLOSING ? "our close frame was not answered" :
                       "the client was told to leave and did not");
         if (conn->stage == SIM_STAGE_CLOSING) sim_end(conn, SIM_WANTS_CLOSE);
         else sim_ws_close(conn, 4000, "told to leave");
@@ -296,7 +298,8 @@ static void sim_tick_connection(sim_connection *conn)
 
 static void sim_tick_session(sim_gateway *gateway, sim_session *session)
 {
-    if (!session->dead && !session->conn && gateway->now_ms - session->away_since_ms >= gateway->config.session_ttl_ms)
+    if (!session->dead && !session->conn &&
+        gateway->now_ms - session->away_since_ms >= gateway->config.session_ttl_ms)
         sim_session_end(gateway, session, "expired", 1);
     sim_stream(gateway, session);
 }

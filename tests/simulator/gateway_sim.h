@@ -87,12 +87,15 @@ const sim_stats *sim_get_stats(const sim_gateway *gateway);
 
 sim_connection *sim_accept(sim_gateway *gateway, uint64_t now_ms);
 void sim_receive(sim_connection *conn, const uint8_t *bytes, size_t len, uint64_t now_ms);
-size_t sim_pending(const sim_connection *conn);     /* bytes that sim_output would give by and by; 0 while frozen */
-const uint8_t *sim_output(sim_connection *conn, size_t *len);   /* valid until the next call with this connection */
+/* bytes that sim_output would give by and by; 0 while frozen */
+size_t sim_pending(const sim_connection *conn);
+/* valid until the next call with this connection */
+const uint8_t *sim_output(sim_connection *conn, size_t *len);
 void sim_output_taken(sim_connection *conn, size_t len);
 sim_state sim_connection_state(const sim_connection *conn);
 uint64_t sim_connection_id(const sim_connection *conn);         /* 1, 2, ...: "conn" in the log */
-sim_connection *sim_next_connection(sim_gateway *gateway, sim_connection *after);   /* NULL: the first; NULL at the end */
+/* NULL: the first; NULL at the end */
+sim_connection *sim_next_connection(sim_gateway *gateway, sim_connection *after);
 void sim_hangup(sim_connection *conn, uint64_t now_ms);         /* frees it */
 
 void sim_tick(sim_gateway *gateway, uint64_t now_ms);
@@ -101,7 +104,8 @@ uint64_t sim_next_ms(const sim_gateway *gateway);               /* when it next 
 /* A fault or an action, at once: "cut", "close 4000 bye", "op9 false", "next 2 http 503" ...
  *   conn     NULL: all connections (what concerns the gateway as a whole is done once)
  *   Returns  1, or 0 with a sentence in why (may be NULL) */
-int sim_command(sim_gateway *gateway, sim_connection *conn, const char *text, uint64_t now_ms, char *why, size_t cap);
+int sim_command(sim_gateway *gateway, sim_connection *conn, const char *text, uint64_t now_ms,
+                char *why, size_t cap);
 
 /* Lines of a script; "at" and "every" count from now_ms.  Returns 0, or the number of the bad line with why. */
 int sim_script(sim_gateway *gateway, const char *text, uint64_t now_ms, char *why, size_t cap);

@@ -91,7 +91,8 @@ static void refuse(const char *what, const char *about)
 
 /* -- options ---------------------------------------------------------------------- */
 
-/* name, kind of value, place in options, help.  T text, I int, D double, Q uint64, U uint32, F flag (int), G flag (uint32) */
+/* name, kind of value, place in options, help.
+ * T text, I int, D double, R rate, Q uint64, U uint32, F flag (int), G flag (uint32) */
 #define OPTIONS(X)                                                                                  \
     X("--port", 'I', port, "PORT: 0 takes a free one, which the first line names; 0")               \
     X("--host", 'T', host, "ADDRESS to listen at; 127.0.0.1")                                       \
@@ -221,7 +222,10 @@ static void blob_append(void *context, const void *bytes, size_t len)
     to->len += len;
 }
 
-static void ignore_name(void *context, const void *bytes, size_t len) { (void)context; (void)bytes; (void)len; }
+static void ignore_name(void *context, const void *bytes, size_t len)
+{
+    (void)context; (void)bytes; (void)len;
+}
 
 static void use_pem_object(gwsim_secret *ours, const char *name, const blob *object, const char *path)
 {
@@ -372,7 +376,8 @@ static void plain_write(gwsim_peer *it)
 static int peer_is_flushed(gwsim_peer *it)
 {
     size_t len;
-    if (sim_pending(it->conn)) return it->tls && !(br_ssl_engine_current_state(&it->tls->server.eng) & ~(unsigned)BR_SSL_CLOSED);
+    if (sim_pending(it->conn))
+        return it->tls && !(br_ssl_engine_current_state(&it->tls->server.eng) & ~(unsigned)BR_SSL_CLOSED);
     return !it->tls || br_ssl_engine_sendrec_buf(&it->tls->server.eng, &len) == NULL;
 }
 
@@ -498,10 +503,12 @@ static void start_listening(gwsim_program *program)
     hints.ai_flags = AI_NUMERICHOST | AI_PASSIVE;
     hints.ai_socktype = SOCK_STREAM;
     snprintf(port, sizeof port, "%d", program->options.port);
-    if (getaddrinfo(program->options.host, port, &hints, &found)) refuse("--host is to be an IP address", program->options.host);
+    if (getaddrinfo(program->options.host, port, &hints, &found))
+        refuse("--host is to be an IP address", program->options.host);
     program->listener = socket(found->ai_family, SOCK_STREAM, 0);
     setsockopt(program->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (program->listener < 0 || bind(program->listener, found->ai_addr, found->ai_addrlen) || listen(program->listener, 512))
+    if (program->listener < 0 || bind(program->listener, found->ai_addr, found->ai_addrlen) ||
+        listen(program->listener, 512))
         refuse("cannot listen there; is the port taken?", strerror(errno));
     freeaddrinfo(found);
     getsockname(program->listener, (struct sockaddr *)&bound, &size);
@@ -589,7 +596,10 @@ static void turn(gwsim_program *program, uint64_t end_ms)
     fds[0].fd = program->listener;
     fds[1].fd = program->stdin_open ? 0 : -1;
     fds[0].events = fds[1].events = POLLIN;
-    for (it = program->peers, i = 2; it; it = it->next, i++) { fds[i].fd = it->fd; fds[i].events = peer_events(it); }
+    for (it = program->peers, i = 2; it; it = it->next, i++) {
+        fds[i].fd = it->fd;
+        fds[i].events = peer_events(it);
+    }
     if (poll(fds, (nfds_t)count, wait_ms(program, end_ms)) < 0) return;
     for (it = program->peers, i = 2; it; it = it->next, i++) {
         if (fds[i].revents & POLLIN || (it->closing && fds[i].revents)) peer_read(program, it);
@@ -606,22 +616,34 @@ static void turn(gwsim_program *program, uint64_t end_ms)
     fflush(program->log);
 }
 
-static void load_scripts(gwsim_program *program)
+/* --script and --do.  The caller says with which gateway; a bad line ends the program. */
+static void load_scripts(const gwsim_options *options, sim_gateway *gateway)
 {
     char why[200] = "", *text;
     size_t len, i;
     int line;
-    if (program->options.script) {
-        text = read_file(program->options.script, &len);
-        line = sim_script(program->gateway, text, clock_ms(), why, sizeof why);
-        if (line) { fprintf(stderr, "gwsim: %s, line %d: %s\n", program->options.script, line, why); exit(2); }
+    if (options->script) {
+        text = read_file(options->script, &len);
+        line = sim_script(gateway, text, clock_ms(), why, sizeof why);
+        if (line) { fprintf(stderr, "gwsim: %s, line %d: %s\n", options->script, line, why); exit(2); }
         free(text);
     }
-    if (!program->options.orders) return;
-    text = strdup(program->options.orders);
+    if (!options->orders) return;
+    text = strdup(options->orders);
     for (i = 0; text && text[i]; i++) if (text[i] == ';') text[i] = '\n';
-    if (sim_script(program->gateway, text, clock_ms(), why, sizeof why)) refuse("--do", why);
+    if (sim_script(gateway, text, clock_ms(), why, sizeof why)) refuse("--do", why);
     free(text);
+}
+
+/* Before the first line says that we listen: a rehearsal with a gateway that nobody hears. */
+static void check_scripts(const gwsim_options *options)
+{
+    sim_config config;
+    sim_gateway *rehearsal;
+    sim_config_init(&config);
+    rehearsal = sim_new(&config, clock_ms());
+    load_scripts(options, rehearsal);
+    sim_free(rehearsal);
 }
 
 static void start(gwsim_program *program)
@@ -629,6 +651,7 @@ static void start(gwsim_program *program)
     static char url[64];
     sim_config *config = &program->options.sim;
     if (!program->options.plain) program->secret = read_secret(&program->options);
+    check_scripts(&program->options);
     start_listening(program);
     snprintf(url, sizeof url, "%s://localhost:%d", program->options.plain ? "ws" : "wss", program->port);
     config->url = program->options.url ? program->options.url : url;
@@ -641,7 +664,7 @@ static void start(gwsim_program *program)
     program->stdin_open = program->options.from_stdin;
     printf("{\"ev\":\"listening\",\"url\":\"%s\",\"port\":%d}\n", config->url, program->port);
     fflush(stdout);
-    load_scripts(program);
+    load_scripts(&program->options, program->gateway);
 }
 
 static void finish(gwsim_program *program)
@@ -650,9 +673,11 @@ static void finish(gwsim_program *program)
     fprintf(program->log, "{\"ev\":\"summary\",\"connections\":%llu,\"requests\":%llu,\"identifies\":%llu,\"resumes\":%llu,"
             "\"ready\":%llu,\"resumed\":%llu,\"heartbeats\":%llu,\"payloads\":%llu,\"dispatched\":%llu,\"violations\":%llu}\n",
             (unsigned long long)stats->connections, (unsigned long long)stats->requests,
-            (unsigned long long)stats->identifies, (unsigned long long)stats->resumes, (unsigned long long)stats->ready,
+            (unsigned long long)stats->identifies, (unsigned long long)stats->resumes,
+            (unsigned long long)stats->ready,
             (unsigned long long)stats->resumed, (unsigned long long)stats->heartbeats,
-            (unsigned long long)stats->payloads, (unsigned long long)stats->dispatched, (unsigned long long)stats->violations);
+            (unsigned long long)stats->payloads, (unsigned long long)stats->dispatched,
+            (unsigned long long)stats->violations);
     fflush(program->log);
     sim_free(program->gateway);
 }

@@ -38,7 +38,8 @@ int sim_guild_known(const sim_gateway *gateway, uint64_t guild_id)
 
 static uint64_t sim_fresh_id(const sim_gateway *gateway, sim_session *session)
 {
-    return (UINT64_C(350000000000) + gateway->now_ms) << 22 | (session->number & 31u) << 17 | (session->event_number & 4095u);
+    return (UINT64_C(350000000000) + gateway->now_ms) << 22 | (session->number & 31u) << 17 |
+        (session->event_number & 4095u);
 }
 
 /* -- the session ------------------------------------------------------------------- */
@@ -48,7 +49,8 @@ sim_session *sim_session_new(sim_gateway *gateway)
     sim_session *session = (sim_session *)sim_alloc(sizeof *session);
     session->random = sim_random(&gateway->random);
     session->number = ++gateway->session_count;
-    snprintf(session->id, sizeof session->id, "%016llx%016llx", (unsigned long long)sim_random(&session->random),
+    snprintf(session->id, sizeof session->id, "%016llx%016llx",
+             (unsigned long long)sim_random(&session->random),
              (unsigned long long)session->number);
     session->next = gateway->sessions;
     gateway->sessions = session;
@@ -128,7 +130,8 @@ static void sim_grow_events(sim_session *session)
 static void sim_drop_old_events(const sim_gateway *gateway, sim_session *session)
 {
     while (session->count > 1 &&
-           (session->count > gateway->config.replay_events || session->kept_bytes > gateway->config.replay_bytes)) {
+           (session->count > gateway->config.replay_events ||
+            session->kept_bytes > gateway->config.replay_bytes)) {
         sim_event *event = sim_event_at(session, 0);
         if (session->conn && event->seq > session->conn->cursor) return;
         session->lost_seq = event->seq;
@@ -139,7 +142,8 @@ static void sim_drop_old_events(const sim_gateway *gateway, sim_session *session
     }
 }
 
-void sim_dispatch(sim_gateway *gateway, sim_session *session, const char *name, const char *body, size_t len, uint64_t only_conn)
+void sim_dispatch(sim_gateway *gateway, sim_session *session, const char *name, const char *body,
+                  size_t len, uint64_t only_conn)
 {
     sim_event *event;
     size_t name_size = strlen(name) + 1;
@@ -176,7 +180,8 @@ static void sim_log_dispatch(sim_connection *conn, const sim_session *session, c
     sim_buf *line;
     if (gateway->config.quiet_dispatch && !landmark) return;
     line = sim_log_begin(gateway, conn, "dispatch");
-    sim_print(line, ",\"session\":%llu,\"s\":%llu,\"t\":\"%s\",\"bytes\":%lu", (unsigned long long)session->number,
+    sim_print(line, ",\"session\":%llu,\"s\":%llu,\"t\":\"%s\",\"bytes\":%lu",
+              (unsigned long long)session->number,
               (unsigned long long)event->seq, event->name, (unsigned long)event->body_len);
     sim_log_end(gateway);
 }
@@ -201,7 +206,8 @@ static void sim_generate(sim_gateway *gateway, sim_session *session);
 
 static int sim_may_pump(const sim_connection *conn)
 {
-    return conn->stage == SIM_STAGE_LIVE && conn->session && (conn->state == SIM_OPEN || conn->state == SIM_FROZEN) &&
+    return conn->stage == SIM_STAGE_LIVE && conn->session &&
+        (conn->state == SIM_OPEN || conn->state == SIM_FROZEN) &&
            sim_buf_len(&conn->out) < conn->gateway->config.high_water;
 }
 
@@ -249,7 +255,7 @@ static void sim_print_channels(sim_buf *out, uint64_t guild_id)
     for (i = 0; i < 5; i++)
         sim_print(out, "%s{\"id\":\"%llu\",\"type\":%d,\"name\":\"%s\",\"position\":%u,\"permission_overwrites\":[],"
                   "\"nsfw\":false,\"parent_id\":null,\"flags\":0}", i ? "," : "",
-                  (unsigned long long)sim_channel_id(guild_id, i), types[i], names[i], (unsigned)i);
+              (unsigned long long)sim_channel_id(guild_id, i), types[i], names[i], (unsigned)i);
 }
 
 static void sim_print_guild(sim_gateway *gateway, sim_buf *out, uint64_t guild_id)
@@ -311,11 +317,13 @@ static void sim_print_ready(sim_gateway *gateway, const sim_session *session, si
     sim_print(body, "\",\"relationships\":[],\"private_channels\":[],\"presences\":[],\"guilds\":[");
     for (i = 0; i < gateway->config.guilds; i++) {
         if (!sim_guild_on_shard(session, sim_guild_id(i))) continue;
-        sim_print(body, "%s{\"unavailable\":true,\"id\":\"%llu\"}", comma ? "," : "", (unsigned long long)sim_guild_id(i));
+        sim_print(body, "%s{\"unavailable\":true,\"id\":\"%llu\"}", comma ? "," : "",
+                  (unsigned long long)sim_guild_id(i));
         comma = 1;
     }
     sim_print(body, "]");
-    if (session->has_shard) sim_print(body, ",\"shard\":[%u,%u]", (unsigned)session->shard_id, (unsigned)session->shard_count);
+    if (session->has_shard)
+        sim_print(body, ",\"shard\":[%u,%u]", (unsigned)session->shard_id, (unsigned)session->shard_count);
     sim_print(body, ",\"application\":{\"id\":\"%llu\",\"flags\":565248},\"_trace\":[\"[\\\"sim\\\",{\\\"micros\\\":0}]\"]}",
               (unsigned long long)SIM_APPLICATION_ID);
 }
@@ -332,22 +340,33 @@ void sim_begin_session(sim_connection *conn)
     sim_print_ready(gateway, session, body);
     sim_dispatch(gateway, session, "READY", sim_buf_text(body), sim_buf_len(body), 0);
     for (i = 0; i < gateway->config.guilds && session->intents & SIM_GUILDS; i++)
-        if (sim_guild_on_shard(session, sim_guild_id(i))) sim_dispatch_guild(gateway, session, sim_guild_id(i));
+        if (sim_guild_on_shard(session, sim_guild_id(i)))
+            sim_dispatch_guild(gateway, session, sim_guild_id(i));
     sim_pump(conn);
 }
 
 /* -- the generated stream: plausible events, each numbered and stamped ------------------------- */
 
-typedef struct sim_scene { sim_gateway *gateway; sim_session *session; sim_buf *body; uint64_t guild_id, user_id, number; } sim_scene;
+typedef struct sim_scene {          /* one event in the making */
+    sim_gateway *gateway;
+    sim_session *session;
+    sim_buf *body;
+    uint64_t guild_id, user_id, number;
+} sim_scene;
 
 static const char *const sim_texts[] = {     /* as JSON: escapes and UTF-8 of every length */
     "!ping", "hello there", "line one\\nline two\\ttab", "quote \\\" and backslash \\\\ and \\/ slash",
-    "na\xC3\xAFve caf\xC3\xA9", "\xD0\xBF\xD1\x80\xD0\xB8\xD0\xB2\xD0\xB5\xD1\x82", "\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E",
-    "\xF0\x9F\x8E\x89 party", "escaped \\ud83d\\ude00 pair", "\\u0000 zero and \\u001f control", "{\\\"not\\\":[\\\"json\\\"]}",
+    "na\xC3\xAFve caf\xC3\xA9", "\xD0\xBF\xD1\x80\xD0\xB8\xD0\xB2\xD0\xB5\xD1\x82",
+    "\xE6\x97\xA5\xE6\x9C\xAC\xE8\xAA\x9E",
+    "\xF0\x9F\x8E\x89 party", "escaped \\ud83d\\ude00 pair", "\\u0000 zero and \\u001f control",
+    "{\\\"not\\\":[\\\"json\\\"]}",
     "a \\u00e9 b \\u20ac c", "braces }{ ][ in text", ""
 };
 
-static uint64_t sim_pick(sim_scene *scene, uint64_t limit) { return sim_below(&scene->session->random, limit); }
+static uint64_t sim_pick(sim_scene *scene, uint64_t limit)
+{
+    return sim_below(&scene->session->random, limit);
+}
 
 static void sim_print_text_part(sim_scene *scene, int visible)
 {
@@ -364,7 +383,8 @@ static void sim_write_message(sim_scene *scene)
     uint64_t id = sim_fresh_id(scene->gateway, session);
     int direct = session->shard_id == 0 && session->intents & SIM_DIRECT &&
                  (!(session->intents & SIM_MESSAGES) || sim_pick(scene, 10) == 0);
-    sim_print(scene->body, "{\"id\":\"%llu\",\"channel_id\":\"%llu\",\"type\":0,\"author\":", (unsigned long long)id,
+    sim_print(scene->body, "{\"id\":\"%llu\",\"channel_id\":\"%llu\",\"type\":0,\"author\":",
+              (unsigned long long)id,
               (unsigned long long)sim_channel_id(scene->guild_id, (uint32_t)sim_pick(scene, 3)));
     sim_print_user(scene->body, scene->user_id, scene->number % 1000);
     sim_print_text_part(scene, direct || session->intents & SIM_CONTENT);
@@ -388,7 +408,8 @@ static void sim_write_typing(sim_scene *scene)
 {
     sim_print(scene->body, "{\"channel_id\":\"%llu\",\"guild_id\":\"%llu\",\"user_id\":\"%llu\",\"timestamp\":%llu",
               (unsigned long long)sim_channel_id(scene->guild_id, 0), (unsigned long long)scene->guild_id,
-              (unsigned long long)scene->user_id, (unsigned long long)(1767323045u + scene->gateway->now_ms / 1000));
+              (unsigned long long)scene->user_id,
+              (unsigned long long)(1767323045u + scene->gateway->now_ms / 1000));
 }
 
 static void sim_write_presence(sim_scene *scene)
@@ -414,7 +435,8 @@ static void sim_write_reaction(sim_scene *scene)
     sim_print(scene->body, "{\"user_id\":\"%llu\",\"channel_id\":\"%llu\",\"message_id\":\"%llu\",\"guild_id\":\"%llu\","
               "\"emoji\":{\"id\":null,\"name\":\"\xF0\x9F\x91\x8D\"},\"type\":0,\"burst\":false",
               (unsigned long long)scene->user_id, (unsigned long long)sim_channel_id(scene->guild_id, 0),
-              (unsigned long long)sim_fresh_id(scene->gateway, scene->session), (unsigned long long)scene->guild_id);
+              (unsigned long long)sim_fresh_id(scene->gateway, scene->session),
+              (unsigned long long)scene->guild_id);
 }
 
 static void sim_write_member_add(sim_scene *scene)
@@ -428,7 +450,8 @@ static void sim_write_member_add(sim_scene *scene)
 static void sim_write_channel(sim_scene *scene)
 {
     sim_print(scene->body, "{\"id\":\"%llu\",\"guild_id\":\"%llu\",\"type\":0,\"name\":\"topic-%llu\",\"topic\":null,"
-              "\"application_id\":null,\"position\":1", (unsigned long long)sim_channel_id(scene->guild_id, 1),
+              "\"application_id\":null,\"position\":1",
+              (unsigned long long)sim_channel_id(scene->guild_id, 1),
               (unsigned long long)scene->guild_id, (unsigned long long)scene->number);
 }
 
@@ -436,7 +459,8 @@ static void sim_write_interaction(sim_scene *scene)
 {
     sim_print(scene->body, "{\"id\":\"%llu\",\"application_id\":\"%llu\",\"type\":2,\"token\":\"aW50ZXJhY3Rpb24%llu\","
               "\"version\":1,\"guild_id\":\"%llu\",\"data\":{\"id\":\"1\",\"name\":\"ping\",\"type\":1,\"options\":[]}",
-              (unsigned long long)sim_fresh_id(scene->gateway, scene->session), (unsigned long long)SIM_APPLICATION_ID,
+              (unsigned long long)sim_fresh_id(scene->gateway, scene->session),
+              (unsigned long long)SIM_APPLICATION_ID,
               (unsigned long long)scene->number, (unsigned long long)scene->guild_id);
 }
 
@@ -453,21 +477,27 @@ static void sim_write_interaction(sim_scene *scene)
     X("CHANNEL_UPDATE", SIM_GUILDS, 1, sim_write_channel)                               \
     X("INTERACTION_CREATE", 0, 1, sim_write_interaction)
 
-static const struct sim_kind { const char *name; uint32_t intents, weight; void (*write)(sim_scene *); } sim_kinds[] = {
+typedef struct sim_kind {
+    const char *name;
+    uint32_t intents, weight;
+    void (*write)(sim_scene *);
+} sim_kind;
+
+static const sim_kind sim_kinds[] = {
 #define SIM_ROW(name, intents, weight, write) { name, intents, weight, write },
     SIM_STREAM(SIM_ROW)
 #undef SIM_ROW
 };
 #define SIM_KINDS (sizeof sim_kinds / sizeof sim_kinds[0])
 
-static int sim_kind_allowed(const sim_session *session, const struct sim_kind *kind)
+static int sim_kind_allowed(const sim_session *session, const sim_kind *kind)
 {
     uint32_t intents = kind->intents;
     if (session->shard_id != 0) intents &= ~(uint32_t)SIM_DIRECT;   /* direct messages go to shard 0 */
     return !kind->intents || (intents & session->intents);
 }
 
-static const struct sim_kind *sim_choose_kind(sim_session *session)
+static const sim_kind *sim_choose_kind(sim_session *session)
 {
     uint64_t sum = 0, mark;
     size_t i;
@@ -495,13 +525,14 @@ static uint64_t sim_choose_guild(const sim_gateway *gateway, sim_session *sessio
 
 static void sim_generate(sim_gateway *gateway, sim_session *session)
 {
-    const struct sim_kind *kind = sim_choose_kind(session);
+    const sim_kind *kind = sim_choose_kind(session);
     sim_scene scene;
     scene.gateway = gateway;
     scene.session = session;
     scene.body = &gateway->scratch;
     scene.guild_id = sim_choose_guild(gateway, session);
-    scene.user_id = sim_member_id(scene.guild_id, (uint32_t)sim_below(&session->random, gateway->config.members));
+    scene.user_id = sim_member_id(scene.guild_id,
+                                  (uint32_t)sim_below(&session->random, gateway->config.members));
     scene.number = ++session->event_number;
     sim_buf_clear(scene.body);
     kind->write(&scene);

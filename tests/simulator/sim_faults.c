@@ -59,7 +59,10 @@ static void sim_do_reset(sim_order *order) { sim_end(order->conn, SIM_WANTS_RESE
 static void sim_do_cut_before(sim_order *order) { order->conn->faults.cut = SIM_CUT_BEFORE; }
 static void sim_do_cut_inside(sim_order *order) { order->conn->faults.cut = SIM_CUT_INSIDE; }
 static void sim_do_cut_after(sim_order *order) { order->conn->faults.cut = SIM_CUT_AFTER; }
-static void sim_do_freeze(sim_order *order) { if (order->conn->state == SIM_OPEN) order->conn->state = SIM_FROZEN; }
+static void sim_do_freeze(sim_order *order)
+{
+    if (order->conn->state == SIM_OPEN) order->conn->state = SIM_FROZEN;
+}
 
 static void sim_do_thaw(sim_order *order)
 {
@@ -69,7 +72,10 @@ static void sim_do_thaw(sim_order *order)
     sim_receive(order->conn, NULL, 0, order->gateway->now_ms);
 }
 
-static void sim_do_close(sim_order *order) { sim_ws_close(order->conn, (uint16_t)order->number, order->text); }
+static void sim_do_close(sim_order *order)
+{
+    sim_ws_close(order->conn, (uint16_t)order->number, order->text);
+}
 static void sim_do_close_empty(sim_order *order) { sim_ws_close(order->conn, 0, ""); }
 
 static void sim_do_close_one_byte(sim_order *order)
@@ -99,10 +105,19 @@ static void sim_do_unknown_op(sim_order *order)
 
 /* -- messages ------------------------------------------------------------------------ */
 
-static void sim_send_text(sim_order *order, const char *text) { sim_ws_send(order->conn, SIM_TEXT, text, strlen(text)); }
+static void sim_send_text(sim_order *order, const char *text)
+{
+    sim_ws_send(order->conn, SIM_TEXT, text, strlen(text));
+}
 static void sim_do_raw(sim_order *order) { sim_send_text(order, order->text); }
-static void sim_do_broken_json(sim_order *order) { sim_send_text(order, "{\"t\":\"MESSAGE_CREATE\",\"s\":7,\"op\":0,\"d\":{\"a\":[1,2}"); }
-static void sim_do_no_op(sim_order *order) { sim_send_text(order, "{\"t\":null,\"s\":null,\"d\":{\"op\":7}}"); }
+static void sim_do_broken_json(sim_order *order)
+{
+    sim_send_text(order, "{\"t\":\"MESSAGE_CREATE\",\"s\":7,\"op\":0,\"d\":{\"a\":[1,2}");
+}
+static void sim_do_no_op(sim_order *order)
+{
+    sim_send_text(order, "{\"t\":null,\"s\":null,\"d\":{\"op\":7}}");
+}
 
 static void sim_say(sim_order *order, const char *name, const char *body)
 {
@@ -122,7 +137,8 @@ static void sim_do_event(sim_order *order)
 
 static void sim_do_unknown_event(sim_order *order)
 {
-    sim_say(order, "SIM_UNKNOWN_EVENT", "{\"list\":[1,-2.5e3,{\"t\":\"X\",\"s\":5,\"op\":9,\"d\":[]}],\"text\":\"}\\\"]\",\"none\":null}");
+    sim_say(order, "SIM_UNKNOWN_EVENT",
+            "{\"list\":[1,-2.5e3,{\"t\":\"X\",\"s\":5,\"op\":9,\"d\":[]}],\"text\":\"}\\\"]\",\"none\":null}");
 }
 
 static void sim_do_big(sim_order *order)
@@ -134,7 +150,8 @@ static void sim_do_big(sim_order *order)
 
 static void sim_do_seq_zero(sim_order *order)
 {
-    sim_payload_out(order->conn, 0, "TYPING_START", 0, "{\"channel_id\":\"1\",\"user_id\":\"2\",\"timestamp\":3}", 46);
+    static const char body[] = "{\"channel_id\":\"1\",\"user_id\":\"2\",\"timestamp\":3}";
+    sim_payload_out(order->conn, 0, "TYPING_START", 0, body, sizeof body - 1);
 }
 
 static void sim_do_seq_huge(sim_order *order)
@@ -145,14 +162,21 @@ static void sim_do_seq_huge(sim_order *order)
 
 /* -- frames against RFC 6455 ------------------------------------------------------------ */
 
-static void sim_do_bad_utf8(sim_order *order) { sim_ws_raw(order->conn, "\x81\x0E{\"op\":0,\"d\":\xC3(", 16); }
+static void sim_do_bad_utf8(sim_order *order)
+{
+    sim_ws_raw(order->conn, "\x81\x0E{\"op\":0,\"d\":\xC3(", 16);
+}
 static void sim_do_rsv(sim_order *order) { sim_ws_raw(order->conn, "\xC1\x0A{\"op\": 11}", 12); }
 static void sim_do_masked(sim_order *order) { sim_ws_raw(order->conn, "\x81\x82\x01\x02\x03\x04z\x7F", 8); }
 static void sim_do_binary(sim_order *order) { sim_ws_raw(order->conn, "\x82\x09{\"op\":11}", 11); }
 static void sim_do_reserved_opcode(sim_order *order) { sim_ws_raw(order->conn, "\x83\x02{}", 4); }
 static void sim_do_fragmented_ping(sim_order *order) { sim_ws_raw(order->conn, "\x09\x02hi", 4); }
 static void sim_do_continuation(sim_order *order) { sim_ws_raw(order->conn, "\x80\x02{}", 4); }
-static void sim_do_ping(sim_order *order) { sim_ws_send(order->conn, SIM_PING, order->text, strlen(order->text) > 125 ? 125 : strlen(order->text)); }
+static void sim_do_ping(sim_order *order)
+{
+    size_t len = strlen(order->text);
+    sim_ws_send(order->conn, SIM_PING, order->text, len > 125 ? 125 : len);
+}
 static void sim_do_pong(sim_order *order) { sim_ws_send(order->conn, SIM_PONG, "unasked", 7); }
 
 static void sim_do_long_ping(sim_order *order)
@@ -227,8 +251,15 @@ static void sim_do_http(sim_order *order)
     const char *at = order->text;
     faults->http_status = (uint32_t)order->number;
     faults->retry_in_header = faults->retry_in_body = order->number == 429;
-    if (sim_word_is(at, "header")) { faults->retry_in_header = 1; faults->retry_in_body = 0; at = sim_skip_blank(at + 6); }
-    else if (sim_word_is(at, "body")) { faults->retry_in_body = 1; faults->retry_in_header = 0; at = sim_skip_blank(at + 4); }
+    if (sim_word_is(at, "header")) {
+        faults->retry_in_header = 1;
+        faults->retry_in_body = 0;
+        at = sim_skip_blank(at + 6);
+    } else if (sim_word_is(at, "body")) {
+        faults->retry_in_body = 1;
+        faults->retry_in_header = 0;
+        at = sim_skip_blank(at + 4);
+    }
     faults->retry_after = *at ? strtod(at, NULL) : 1.5;
 }
 
@@ -240,8 +271,10 @@ static void sim_do_redirect(sim_order *order)
 
 static void sim_do_http_body(sim_order *order)
 {
-    order->conn->faults.http_body = sim_word_is(order->text, "chunked") ? SIM_BODY_CHUNKED :
-                                    sim_word_is(order->text, "until_close") ? SIM_BODY_UNTIL_CLOSE : SIM_BODY_LENGTH;
+    uint32_t *body = &order->conn->faults.http_body;
+    *body = SIM_BODY_LENGTH;
+    if (sim_word_is(order->text, "chunked")) *body = SIM_BODY_CHUNKED;
+    if (sim_word_is(order->text, "until_close")) *body = SIM_BODY_UNTIL_CLOSE;
 }
 
 /* Random bytes: instead of an HTTP answer, or in the middle of the frames. */
@@ -270,7 +303,8 @@ static void sim_do_expire(sim_order *order)
 static void sim_do_rate(sim_order *order)
 {
     sim_session *session;
-    order->gateway->config.event_rate = sim_word_is(order->text, "flood") ? SIM_RATE_FLOOD : strtod(order->text, NULL);
+    order->gateway->config.event_rate = sim_word_is(order->text, "flood") ? SIM_RATE_FLOOD :
+        strtod(order->text, NULL);
     for (session = order->gateway->sessions; session; session = session->next) {
         session->stream_begin_ms = order->gateway->now_ms;
         session->stream_count = 0;
@@ -361,7 +395,12 @@ enum { SIM_NONE, SIM_NUMBER, SIM_MAYBE_NUMBER, SIM_WORDS, SIM_MAYBE_WORDS };
     X("token_reset", SIM_ONCE, SIM_NONE, 0, sim_do_token_reset)             \
     X("note", SIM_ONCE, SIM_MAYBE_WORDS, 0, sim_do_note)
 
-typedef struct sim_verb { const char *name; int where, argument; uint64_t number; void (*run)(sim_order *); } sim_verb;
+typedef struct sim_verb {
+    const char *name;
+    int where, argument;
+    uint64_t number;
+    void (*run)(sim_order *);
+} sim_verb;
 
 static const sim_verb sim_verbs[] = {
 #define SIM_ROW(name, where, argument, number, run) { name, where, argument, number, run },
@@ -390,7 +429,9 @@ static int sim_read_arguments(const sim_verb *verb, sim_order *order, const char
     default: break;
     }
     order->text = at;
-    return good ? 1 : sim_complain(why, cap, verb->argument == SIM_NONE ? "this takes no argument" : "an argument is missing or wrong", text);
+    if (good) return 1;
+    return sim_complain(why, cap, verb->argument == SIM_NONE ? "this takes no argument" :
+                        "an argument is missing or wrong", text);
 }
 
 static void sim_log_order(const sim_order *order, const char *text)
@@ -410,7 +451,8 @@ static void sim_run_on(const sim_verb *verb, sim_order *order, const char *text)
     verb->run(order);
 }
 
-static int sim_run_verb(sim_gateway *gateway, sim_connection *conn, const char *text, int only_check, char *why, size_t cap)
+static int sim_run_verb(sim_gateway *gateway, sim_connection *conn, const char *text, int only_check,
+                        char *why, size_t cap)
 {
     const sim_verb *verb = sim_find_verb(text);
     sim_order order;
@@ -425,7 +467,8 @@ static int sim_run_verb(sim_gateway *gateway, sim_connection *conn, const char *
     } else if (conn) {
         sim_run_on(verb, &order, text);
     } else {
-        for (order.conn = gateway->connections; order.conn; order.conn = order.conn->next) sim_run_on(verb, &order, text);
+        for (order.conn = gateway->connections; order.conn; order.conn = order.conn->next)
+            sim_run_on(verb, &order, text);
     }
     return 1;
 }
@@ -445,7 +488,8 @@ static void sim_add_trigger(sim_gateway *gateway, const sim_trigger *wanted, con
     *at = trigger;
 }
 
-static int sim_obey(sim_gateway *gateway, sim_connection *conn, const char *text, int only_check, char *why, size_t cap);
+static int sim_obey(sim_gateway *gateway, sim_connection *conn, const char *text, int only_check,
+                    char *why, size_t cap);
 
 /* EVENT ["x"N] ["+"MS] command */
 static int sim_obey_on(sim_gateway *gateway, const char *at, int only_check, char *why, size_t cap)
@@ -456,7 +500,9 @@ static int sim_obey_on(sim_gateway *gateway, const char *at, int only_check, cha
     memset(&wanted, 0, sizeof wanted);
     wanted.left = UINT32_MAX;
     for (i = 0; i < count && !sim_word_is(at, sim_happenings[i]); i++) { }
-    if (i == count) return sim_complain(why, cap, "no such event (accept api upgrade open hello identify resume ready resumed heartbeat)", at);
+    if (i == count)
+        return sim_complain(why, cap, "no such event (accept api upgrade open hello identify resume "
+                            "ready resumed heartbeat)", at);
     strcpy(wanted.event, sim_happenings[i]);
     at = sim_skip_blank(at + sim_word(at));
     for (; *at == 'x' || *at == '+'; ) {
@@ -475,23 +521,27 @@ static int sim_obey_shard(sim_gateway *gateway, uint64_t shard_id, const char *a
 {
     sim_connection *conn;
     for (conn = gateway->connections; conn; conn = conn->next)
-        if (conn->session && conn->session->shard_id == shard_id && !sim_obey(gateway, conn, at, 0, why, cap)) return 0;
+        if (conn->session && conn->session->shard_id == shard_id && !sim_obey(gateway, conn, at, 0, why, cap))
+            return 0;
     return 1;
 }
 
 /* "at", "every", "next", "to", "shard": a number, then the rest. */
-static int sim_obey_counted(sim_gateway *gateway, sim_connection *conn, const char *text, int only_check, char *why, size_t cap)
+static int sim_obey_counted(sim_gateway *gateway, sim_connection *conn, const char *text,
+                            int only_check, char *why, size_t cap)
 {
     const char *at = sim_skip_blank(text + sim_word(text));
     uint64_t number;
     sim_trigger wanted;
     if (!sim_take_number(&at, &number)) return sim_complain(why, cap, "a number is missing", text);
-    if (sim_word_is(text, "every") && number == 0) return sim_complain(why, cap, "every 0 ms is too often", text);
+    if (sim_word_is(text, "every") && number == 0)
+        return sim_complain(why, cap, "every 0 ms is too often", text);
     if (!sim_obey(gateway, NULL, at, 1, why, cap)) return 0;
     if (only_check) return 1;
     if (sim_word_is(text, "to")) {
         conn = sim_find_connection(gateway, number);
-        return conn ? sim_obey(gateway, conn, at, 0, why, cap) : sim_complain(why, cap, "no connection has this number", text);
+        return conn ? sim_obey(gateway, conn, at, 0, why, cap) :
+            sim_complain(why, cap, "no connection has this number", text);
     }
     if (sim_word_is(text, "shard")) return sim_obey_shard(gateway, number, at, why, cap);
     if (sim_word_is(text, "next")) {
@@ -501,17 +551,20 @@ static int sim_obey_counted(sim_gateway *gateway, sim_connection *conn, const ch
         sim_add_trigger(gateway, &wanted, at);
         return 1;
     }
-    sim_later(gateway, conn ? conn->id : 0, gateway->now_ms + number, sim_word_is(text, "every") ? number : 0, at);
+    sim_later(gateway, conn ? conn->id : 0, gateway->now_ms + number,
+              sim_word_is(text, "every") ? number : 0, at);
     return 1;
 }
 
-static int sim_obey(sim_gateway *gateway, sim_connection *conn, const char *text, int only_check, char *why, size_t cap)
+static int sim_obey(sim_gateway *gateway, sim_connection *conn, const char *text, int only_check,
+                    char *why, size_t cap)
 {
     text = sim_skip_blank(text);
     if (!*text || *text == '#') return 1;
     if (sim_word_is(text, "on"))
         return sim_obey_on(gateway, sim_skip_blank(text + 2), only_check, why, cap);
-    if (sim_word_is(text, "at") || sim_word_is(text, "every") || sim_word_is(text, "next") || sim_word_is(text, "to") ||
+    if (sim_word_is(text, "at") || sim_word_is(text, "every") || sim_word_is(text, "next") ||
+        sim_word_is(text, "to") ||
         sim_word_is(text, "shard"))
         return sim_obey_counted(gateway, conn, text, only_check, why, cap);
     return sim_run_verb(gateway, conn, text, only_check, why, cap);
@@ -545,8 +598,10 @@ void sim_run_timers(sim_gateway *gateway)
     sim_timer *timer;
     while ((timer = sim_take_timer(gateway)) != NULL) {
         sim_connection *conn = timer->conn_id ? sim_find_connection(gateway, timer->conn_id) : NULL;
-        if (timer->every_ms && (conn || !timer->conn_id))   /* what a leap of the clock missed is not made up for */
-            sim_later(gateway, timer->conn_id, gateway->now_ms + timer->every_ms, timer->every_ms, timer->text);
+        /* what a leap of the clock missed is not made up for */
+        if (timer->every_ms && (conn || !timer->conn_id))
+            sim_later(gateway, timer->conn_id, gateway->now_ms + timer->every_ms, timer->every_ms,
+                      timer->text);
         if (conn || !timer->conn_id) sim_obey(gateway, conn, timer->text, 0, NULL, 0);
         free(timer->text);
         free(timer);
@@ -557,12 +612,14 @@ void sim_happened(sim_connection *conn, const char *event)
 {
     sim_gateway *gateway = conn->gateway;
     sim_trigger *trigger = gateway->triggers, *last = trigger;
-    while (last && last->next) last = last->next;       /* a trigger that is added meanwhile waits for the next time */
+    /* a trigger that is added meanwhile waits for the next time */
+    while (last && last->next) last = last->next;
     for (; trigger; trigger = trigger == last ? NULL : trigger->next) {
         if (conn->state != SIM_OPEN && conn->state != SIM_FROZEN) return;
         if (!trigger->left || strcmp(trigger->event, event) != 0) continue;
         if (trigger->left != UINT32_MAX) trigger->left--;
-        if (trigger->has_delay) sim_later(gateway, conn->id, gateway->now_ms + trigger->delay_ms, 0, trigger->text);
+        if (trigger->has_delay)
+            sim_later(gateway, conn->id, gateway->now_ms + trigger->delay_ms, 0, trigger->text);
         else sim_obey(gateway, conn, trigger->text, 0, NULL, 0);
     }
 }
@@ -576,7 +633,8 @@ void sim_faults_clear(sim_faults *faults)
 
 /* -- public ---------------------------------------------------------------------------------------------- */
 
-int sim_command(sim_gateway *gateway, sim_connection *conn, const char *text, uint64_t now_ms, char *why, size_t cap)
+int sim_command(sim_gateway *gateway, sim_connection *conn, const char *text, uint64_t now_ms,
+                char *why, size_t cap)
 {
     gateway->now_ms = now_ms;
     return sim_obey(gateway, conn, text, 0, why, cap);

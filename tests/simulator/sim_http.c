@@ -67,7 +67,8 @@ static sim_slice sim_query_value(sim_slice query, const char *name)
     while (i < query.len) {
         const char *at = query.ptr + i, *end = (const char *)memchr(at, '&', query.len - i);
         size_t size = end ? (size_t)(end - at) : query.len - i;
-        if (size > len && at[len] == '=' && memcmp(at, name, len) == 0) return sim_piece(at + len + 1, size - len - 1);
+        if (size > len && at[len] == '=' && memcmp(at, name, len) == 0)
+            return sim_piece(at + len + 1, size - len - 1);
         i += size + 1;
     }
     return sim_piece(NULL, 0);
@@ -147,7 +148,8 @@ static void sim_chunked(sim_buf *out, const char *body, size_t len)
 }
 
 /* extra: whole header lines. */
-static void sim_answer(sim_connection *conn, const sim_request *request, uint32_t status, const char *extra, const char *body)
+static void sim_answer(sim_connection *conn, const sim_request *request, uint32_t status,
+                       const char *extra, const char *body)
 {
     sim_buf *out = &conn->out;
     size_t len = strlen(body);
@@ -165,7 +167,8 @@ static void sim_answer(sim_connection *conn, const sim_request *request, uint32_
     sim_end(conn, SIM_WANTS_CLOSE);
 }
 
-static void sim_answer_message(sim_connection *conn, const sim_request *request, uint32_t status, const char *message)
+static void sim_answer_message(sim_connection *conn, const sim_request *request, uint32_t status,
+                               const char *message)
 {
     sim_buf *body = &conn->gateway->scratch;
     sim_buf_clear(body);
@@ -182,7 +185,8 @@ static void sim_answer_fault(sim_connection *conn, const sim_request *request)
     sim_print(body, "{\"message\":\"%u: by fault\",\"code\":0", (unsigned)faults->http_status);
     if (faults->retry_in_body) sim_print(body, ",\"retry_after\":%.3f,\"global\":false", faults->retry_after);
     sim_print(body, "}");
-    if (faults->retry_in_header) sim_print(&extra, "Retry-After: %lu\r\n", (unsigned long)(faults->retry_after + 0.999));
+    if (faults->retry_in_header)
+        sim_print(&extra, "Retry-After: %lu\r\n", (unsigned long)(faults->retry_after + 0.999));
     if (faults->redirect) sim_print(&extra, "Location: %s\r\n", faults->redirect);
     sim_answer(conn, request, faults->http_status, sim_buf_text(&extra), sim_buf_text(body));
     sim_buf_free(&extra);
@@ -193,7 +197,8 @@ static void sim_answer_endless(sim_connection *conn, const sim_request *request)
     uint32_t i;
     sim_log_request(conn, request, 200);
     sim_print(&conn->out, "HTTP/1.1 200 OK\r\n");
-    for (i = 0; i < 4096; i++) sim_print(&conn->out, "X-Endless-%u: and one more line of it\r\n", (unsigned)i);
+    for (i = 0; i < 4096; i++)
+        sim_print(&conn->out, "X-Endless-%u: and one more line of it\r\n", (unsigned)i);
     conn->stage = SIM_STAGE_OVER;
 }
 
@@ -213,7 +218,8 @@ static void sim_answer_garbage(sim_connection *conn)
 static int sim_user_agent_good(const sim_request *request)
 {
     sim_slice agent = sim_header(request, "User-Agent");
-    return agent.len > 12 && memcmp(agent.ptr, "DiscordBot (", 12) == 0 && sim_slice_has_nocase(agent, "://") &&
+    return agent.len > 12 && memcmp(agent.ptr, "DiscordBot (", 12) == 0 &&
+        sim_slice_has_nocase(agent, "://") &&
            sim_slice_has_nocase(agent, ", ") && memchr(agent.ptr, ')', agent.len) != NULL;
 }
 
@@ -232,7 +238,8 @@ static void sim_answer_bot(sim_connection *conn, const sim_request *request)
     sim_buf *body = &gateway->scratch;
     uint64_t reset_ms;
     sim_refill_budget(gateway);
-    reset_ms = gateway->remaining == config->total ? 0 : gateway->budget_since_ms + config->reset_after_ms - gateway->now_ms;
+    reset_ms = gateway->remaining == config->total ? 0 :
+        gateway->budget_since_ms + config->reset_after_ms - gateway->now_ms;
     sim_buf_clear(body);
     sim_print(body, "{\"url\":");
     sim_print_json(body, gateway->url, strlen(gateway->url));
@@ -255,9 +262,9 @@ static void sim_answer_url(sim_connection *conn, const sim_request *request)
 static void sim_api(sim_connection *conn, const sim_request *request)
 {
     int bot = sim_slice_is(request->path, "/api/v10/gateway/bot");
+    int api = request->path.len > 5 && memcmp(request->path.ptr, "/api/", 5) == 0;
     if (!bot && !sim_slice_is(request->path, "/api/v10/gateway")) {
-        int old = request->path.len > 5 && memcmp(request->path.ptr, "/api/", 5) == 0 &&
-                  !sim_slice_has_nocase(sim_piece(request->path.ptr, 9 < request->path.len ? 9 : request->path.len), "/v10/");
+        int old = api && (request->path.len < 9 || memcmp(request->path.ptr + 5, "v10/", 4) != 0);
         sim_violation(conn, old ? "api_version" : "http_path", "no such address here");
         sim_answer_message(conn, request, old ? 400 : 404, old ? "Invalid API version" : "Not Found");
     } else if (!sim_slice_is(request->method, "GET")) {
@@ -332,8 +339,10 @@ static const char *sim_upgrade_fault(const sim_request *request)
     sim_slice key = sim_header(request, "Sec-WebSocket-Key");
     if (!sim_slice_is(request->method, "GET")) return "the method is not GET";
     if (!sim_slice_has_nocase(sim_header(request, "Upgrade"), "websocket")) return "Upgrade is not websocket";
-    if (!sim_slice_has_nocase(sim_header(request, "Connection"), "upgrade")) return "Connection does not say Upgrade";
-    if (key.len != 24 || memcmp(key.ptr + 22, "==", 2) != 0) return "Sec-WebSocket-Key is not 16 bytes in base64";
+    if (!sim_slice_has_nocase(sim_header(request, "Connection"), "upgrade"))
+        return "Connection does not say Upgrade";
+    if (key.len != 24 || memcmp(key.ptr + 22, "==", 2) != 0)
+        return "Sec-WebSocket-Key is not 16 bytes in base64";
     if (!sim_slice_is(sim_query_value(request->query, "encoding"), "json")) return "encoding=json is missing";
     return NULL;
 }

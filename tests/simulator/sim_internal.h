@@ -19,7 +19,8 @@
 #endif
 
 /* -- text ---------------------------------------------------------------- */
-typedef struct sim_buf { uint8_t *bytes; size_t begin, end, cap; } sim_buf;     /* content: bytes[begin..end) */
+/* content: bytes[begin..end) */
+typedef struct sim_buf { uint8_t *bytes; size_t begin, end, cap; } sim_buf;
 typedef struct sim_slice { const char *ptr; size_t len; } sim_slice;            /* ptr NULL: absent */
 
 void *sim_alloc(size_t bytes);                          /* zeroed; never NULL */
@@ -31,7 +32,8 @@ uint8_t *sim_buf_reserve(sim_buf *buf, size_t more);    /* where `more` bytes ma
 void sim_buf_append(sim_buf *buf, const void *bytes, size_t len);
 void sim_buf_consume(sim_buf *buf, size_t len);
 void sim_print(sim_buf *buf, const char *format, ...) SIM_FORMAT(2, 3);
-void sim_print_json(sim_buf *buf, const char *text, size_t len);     /* quoted and escaped; bad bytes become '?' */
+/* quoted and escaped; bad bytes become '?' */
+void sim_print_json(sim_buf *buf, const char *text, size_t len);
 const char *sim_buf_text(sim_buf *buf);                 /* 0-terminated view */
 
 uint64_t sim_random(uint64_t *state);
@@ -41,7 +43,8 @@ int sim_utf8_valid(const uint8_t *bytes, size_t len);
 int sim_json_valid(const char *text, size_t len);       /* strict RFC 8259, one value */
 sim_slice sim_json_get(sim_slice object, const char *key);      /* the value's text; absent: ptr NULL */
 int sim_json_each(sim_slice array, size_t *at, sim_slice *value);           /* start with *at = 0 */
-int sim_json_member(sim_slice object, size_t *at, sim_slice *key, sim_slice *value);     /* key without quotes, as written */
+/* key without quotes, as written */
+int sim_json_member(sim_slice object, size_t *at, sim_slice *key, sim_slice *value);
 int sim_json_is_text(sim_slice value);
 int sim_json_is_object(sim_slice value);
 int sim_json_is_array(sim_slice value);
@@ -89,7 +92,8 @@ typedef struct sim_session {
     uint64_t lost_seq;              /* everything up to here was dropped from the ring */
 } sim_session;
 
-typedef struct sim_marks { uint64_t *at_ms; uint32_t count, cap; } sim_marks;    /* the times of a sliding window */
+/* the times of a sliding window */
+typedef struct sim_marks { uint64_t *at_ms; uint32_t count, cap; } sim_marks;
 
 typedef struct sim_faults {
     uint32_t one_byte, fragments, key_order, no_ack, no_hello, no_ready, http_status, http_body,
@@ -133,7 +137,8 @@ typedef struct sim_trigger {        /* "on EVENT xN +MS command" */
     char *text;
 } sim_trigger;
 
-typedef struct sim_asked { struct sim_asked *next; uint64_t guild_id, at_ms; } sim_asked;    /* whole-list requests */
+/* whole-list requests */
+typedef struct sim_asked { struct sim_asked *next; uint64_t guild_id, at_ms; } sim_asked;
 
 struct sim_gateway {
     sim_config config;
@@ -151,7 +156,8 @@ struct sim_gateway {
 };
 
 /* -- log (gateway_sim.c) ------------------------------------------------- */
-sim_buf *sim_log_begin(sim_gateway *gateway, const sim_connection *conn, const char *ev);   /* add ,"key":value */
+/* what follows adds ,"key":value to the line it returns */
+sim_buf *sim_log_begin(sim_gateway *gateway, const sim_connection *conn, const char *ev);
 void sim_log_end(sim_gateway *gateway);
 void sim_violation(sim_connection *conn, const char *rule, const char *format, ...) SIM_FORMAT(3, 4);
 uint64_t sim_now_us(sim_gateway *gateway);
@@ -160,7 +166,8 @@ uint64_t sim_now_us(sim_gateway *gateway);
 void sim_end(sim_connection *conn, sim_state state);    /* the connection leaves SIM_OPEN for good */
 void sim_deadline(sim_connection *conn, uint64_t after_ms, const char *rule);
 sim_connection *sim_find_connection(sim_gateway *gateway, uint64_t id);
-int sim_marks_push(sim_marks *marks, uint64_t now_ms, uint64_t window_ms, uint32_t limit);  /* 0: above the limit */
+/* 0: above the limit */
+int sim_marks_push(sim_marks *marks, uint64_t now_ms, uint64_t window_ms, uint32_t limit);
 
 /* -- http ---------------------------------------------------------------- */
 void sim_http_work(sim_connection *conn);               /* conn->in holds a piece of a request */
@@ -179,8 +186,10 @@ void sim_squeeze(sim_connection *conn, sim_buf *out, const void *payload, size_t
 /* -- session ------------------------------------------------------------- */
 void sim_greet(sim_connection *conn);                   /* after the upgrade */
 void sim_payload_in(sim_connection *conn, const char *text, size_t len);
-void sim_payload_out(sim_connection *conn, uint32_t op, const char *name, uint64_t seq, const char *body, size_t body_len);
-void sim_refuse(sim_connection *conn, uint16_t code, const char *rule, const char *words);   /* violation and close */
+void sim_payload_out(sim_connection *conn, uint32_t op, const char *name, uint64_t seq,
+                     const char *body, size_t body_len);
+/* violation and close */
+void sim_refuse(sim_connection *conn, uint16_t code, const char *rule, const char *words);
 void sim_send_ack(sim_connection *conn);
 void sim_send_hello(sim_connection *conn);
 void sim_invalidate(sim_connection *conn, int resumable);       /* op 9 */
@@ -203,7 +212,8 @@ sim_session *sim_session_find(sim_gateway *gateway, const char *id);
 void sim_session_end(sim_gateway *gateway, sim_session *session, const char *why, int expired);
 void sim_session_free(sim_session *session);
 void sim_session_detach(sim_connection *conn);
-void sim_dispatch(sim_gateway *gateway, sim_session *session, const char *name, const char *body, size_t len, uint64_t only_conn);
+void sim_dispatch(sim_gateway *gateway, sim_session *session, const char *name, const char *body,
+                  size_t len, uint64_t only_conn);
 void sim_begin_session(sim_connection *conn);           /* READY and GUILD_CREATEs */
 void sim_stream(sim_gateway *gateway, sim_session *session);
 uint64_t sim_stream_next_ms(const sim_gateway *gateway, const sim_session *session);

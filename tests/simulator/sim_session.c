@@ -27,7 +27,8 @@ static void sim_print_key(sim_buf *out, int key, int *comma, uint32_t op, const 
 }
 
 /* Discord's own order is t, s, op, d; the fault key_order takes any, and leaves nulls out at times. */
-void sim_payload_out(sim_connection *conn, uint32_t op, const char *name, uint64_t seq, const char *body, size_t body_len)
+void sim_payload_out(sim_connection *conn, uint32_t op, const char *name, uint64_t seq,
+                     const char *body, size_t body_len)
 {
     int order[4] = { 0, 1, 2, 3 }, comma = 0, i;
     sim_buf *out = &conn->gateway->payload;
@@ -60,7 +61,8 @@ void sim_send_hello(sim_connection *conn)
 {
     sim_buf *body = &conn->gateway->scratch;
     sim_buf_clear(body);
-    sim_print(body, "{\"heartbeat_interval\":%llu,\"_trace\":[\"sim\"]}", (unsigned long long)conn->interval_ms);
+    sim_print(body, "{\"heartbeat_interval\":%llu,\"_trace\":[\"sim\"]}",
+              (unsigned long long)conn->interval_ms);
     conn->beat_ms = conn->gateway->now_ms;
     conn->hello_sent = 1;
     sim_payload_out(conn, 10, NULL, 0, sim_buf_text(body), sim_buf_len(body));
@@ -101,7 +103,8 @@ static void sim_judge_beat(sim_connection *conn, int is_null, uint64_t seq)
         sim_violation(conn, "heartbeat_null", "null after a number was known");
     if (is_null) return;
     if (conn->has_beat_seq && seq < conn->beat_seq)
-        sim_violation(conn, "heartbeat_backwards", "%llu after %llu", (unsigned long long)seq, (unsigned long long)conn->beat_seq);
+        sim_violation(conn, "heartbeat_backwards", "%llu after %llu", (unsigned long long)seq,
+                      (unsigned long long)conn->beat_seq);
     if (seq == 0)
         sim_violation(conn, "heartbeat_zero", "0 is no sequence; before the first event it is null");
     if (conn->stage != SIM_STAGE_FRESH && conn->stage != SIM_STAGE_LEAVE && seq > conn->cursor)
@@ -121,7 +124,8 @@ static void sim_on_heartbeat(sim_connection *conn, sim_slice body)
     }
     gateway->stats.heartbeats++;
     line = sim_log_begin(gateway, conn, "heartbeat");
-    sim_print(line, ",\"d\":%.*s,\"since_ms\":%llu,\"asked\":%s", (int)body.len, body.ptr, (unsigned long long)since_ms,
+    sim_print(line, ",\"d\":%.*s,\"since_ms\":%llu,\"asked\":%s", (int)body.len, body.ptr,
+              (unsigned long long)since_ms,
               conn->beat_asked ? "true" : "false");
     sim_log_end(gateway);
     sim_judge_beat(conn, is_null, seq);
@@ -130,7 +134,8 @@ static void sim_on_heartbeat(sim_connection *conn, sim_slice body)
     conn->beat_asked = 0;
     sim_happened(conn, "heartbeat");
     if (conn->faults.no_ack) return;
-    if (conn->faults.late_ack_ms) sim_later(gateway, conn->id, gateway->now_ms + conn->faults.late_ack_ms, 0, "ack");
+    if (conn->faults.late_ack_ms)
+        sim_later(gateway, conn->id, gateway->now_ms + conn->faults.late_ack_ms, 0, "ack");
     else sim_send_ack(conn);
 }
 
@@ -184,7 +189,8 @@ static int sim_properties_good(sim_slice properties)
     static const char *const keys[] = { "os", "browser", "device" };
     size_t i;
     for (i = 0; i < 3; i++)
-        if (sim_json_get(properties, keys[i]).len < 3 || !sim_json_is_text(sim_json_get(properties, keys[i]))) return 0;
+        if (sim_json_get(properties, keys[i]).len < 3 || !sim_json_is_text(sim_json_get(properties, keys[i])))
+            return 0;
     return 1;
 }
 
@@ -210,7 +216,8 @@ static const char *sim_identify_fault(sim_slice body)
     uint64_t number = 50;
     if (!sim_json_is_object(body)) return "d is not an object";
     if (!sim_json_is_text(sim_json_get(body, "token"))) return "token is missing";
-    if (!sim_properties_good(sim_json_get(body, "properties"))) return "properties need os, browser and device";
+    if (!sim_properties_good(sim_json_get(body, "properties")))
+        return "properties need os, browser and device";
     if (!sim_json_get(body, "intents").ptr) return "intents is missing";
     if (compress.ptr && !sim_json_is_bool(compress)) return "compress is not a boolean";
     if (large.ptr && !sim_json_u64(large, &number)) return "large_threshold is not an integer";
@@ -228,7 +235,9 @@ static int sim_read_shard(sim_slice body, sim_session *session)
     size_t at = 0;
     session->shard_count = 1;
     if (!shard.ptr) return 1;
-    if (!sim_json_each(shard, &at, &id) || !sim_json_each(shard, &at, &count) || sim_json_each(shard, &at, &more)) return 0;
+    if (!sim_json_each(shard, &at, &id) || !sim_json_each(shard, &at, &count) ||
+        sim_json_each(shard, &at, &more))
+        return 0;
     if (!sim_json_u64(id, &id_number) || !sim_json_u64(count, &count_number)) return 0;
     if (count_number > 1000000 || id_number >= count_number) return 0;
     session->shard_id = (uint32_t)id_number;
@@ -245,7 +254,8 @@ static void sim_log_identify(sim_connection *conn, sim_slice body)
     if (shard.ptr) sim_print(line, ",\"shard\":%.*s", (int)shard.len, shard.ptr);
     if (intents.ptr) sim_print(line, ",\"intents\":%.*s", (int)intents.len, intents.ptr);
     sim_print(line, ",\"presence\":%s,\"compress\":%s,\"remaining\":%u",
-              sim_json_get(body, "presence").ptr ? "true" : "false", sim_json_get(body, "compress").ptr ? "true" : "false",
+              sim_json_get(body, "presence").ptr ? "true" : "false",
+              sim_json_get(body, "compress").ptr ? "true" : "false",
               (unsigned)gateway->remaining);
     sim_log_end(gateway);
 }
@@ -257,10 +267,12 @@ static int sim_check_identify(sim_connection *conn, sim_slice body, sim_session 
     const char *fault = sim_identify_fault(body);
     uint64_t intents = 0;
     if (fault) { sim_refuse(conn, 4002, "bad_identify", fault); return 0; }
-    sim_judge_keys(conn, body, " token properties intents compress large_threshold shard presence ", "identify_key");
+    sim_judge_keys(conn, body, " token properties intents compress large_threshold shard presence ",
+                   "identify_key");
     if (!sim_token_good(conn->gateway, sim_json_get(body, "token"))) {
         sim_refuse(conn, 4004, "wrong_token", "Authentication failed.");
-    } else if (!sim_json_u64(sim_json_get(body, "intents"), &intents) || intents & ~(uint64_t)SIM_ALL_INTENTS) {
+    } else if (!sim_json_u64(sim_json_get(body, "intents"), &intents) ||
+               intents & ~(uint64_t)SIM_ALL_INTENTS) {
         sim_refuse(conn, 4013, "invalid_intents", "Invalid intent(s).");
     } else if (intents & config->denied_intents) {
         sim_refuse(conn, 4014, "disallowed_intents", "Disallowed intent(s).");
@@ -294,7 +306,8 @@ static void sim_reset_token(sim_connection *conn)
     sim_log_end(gateway);
     for (session = gateway->sessions; session; session = session->next)
         if (!session->dead) sim_session_end(gateway, session, "the token was reset", 0);
-    for (each = gateway->connections; each; each = each->next) sim_ws_close(each, 4004, "Authentication failed.");
+    for (each = gateway->connections; each; each = each->next)
+        sim_ws_close(each, 4004, "Authentication failed.");
 }
 
 static int sim_take_budget(sim_connection *conn)
@@ -314,7 +327,8 @@ static int sim_take_bucket(sim_connection *conn, uint32_t shard_id)
     uint64_t *bucket = &gateway->bucket_ms[shard_id % gateway->config.max_concurrency];
     uint64_t free_ms = *bucket ? *bucket - 1 + gateway->config.identify_window_ms : 0;
     if (gateway->now_ms < free_ms) {
-        sim_violation(conn, "identify_too_fast", "%llu ms too early", (unsigned long long)(free_ms - gateway->now_ms));
+        sim_violation(conn, "identify_too_fast", "%llu ms too early",
+                      (unsigned long long)(free_ms - gateway->now_ms));
         sim_invalidate(conn, 0);
         return 0;
     }
@@ -336,7 +350,8 @@ static void sim_start_session(sim_connection *conn, sim_slice body, const sim_se
     session->query = sim_copy(conn->query, strlen(conn->query));
     session->resume_url = sim_copy(resume_url, strlen(resume_url));
     session->any_url = foreign != NULL;
-    if (conn->squeeze == SIM_SQUEEZE_NONE && sim_json_get(body, "compress").len == 4) conn->squeeze = SIM_SQUEEZE_PAYLOAD;
+    if (conn->squeeze == SIM_SQUEEZE_NONE && sim_json_get(body, "compress").len == 4)
+        conn->squeeze = SIM_SQUEEZE_PAYLOAD;
     conn->cursor = 0;
     sim_attach(conn, session);
 }
@@ -351,9 +366,12 @@ static void sim_on_identify(sim_connection *conn, sim_slice body)
         sim_refuse(conn, 4005, "identify_twice", "Already authenticated.");
         return;
     }
-    if (conn->has_beat_seq) sim_violation(conn, "stale_heartbeat", "a heartbeat had a seq, and then came Identify");
+    if (conn->has_beat_seq)
+        sim_violation(conn, "stale_heartbeat", "a heartbeat had a seq, and then came Identify");
     conn->has_beat_seq = 0;
-    if (!sim_check_identify(conn, body, &wanted) || !sim_take_budget(conn) || !sim_take_bucket(conn, wanted.shard_id)) return;
+    if (!sim_check_identify(conn, body, &wanted) || !sim_take_budget(conn) ||
+        !sim_take_bucket(conn, wanted.shard_id))
+        return;
     sim_happened(conn, "identify");
     if (sim_still_fresh(conn)) sim_start_session(conn, body, &wanted);
 }
@@ -381,7 +399,8 @@ static void sim_log_resume(sim_connection *conn, const sim_session *session, uin
 {
     sim_gateway *gateway = conn->gateway;
     sim_buf *line = sim_log_begin(gateway, conn, "resume");
-    sim_print(line, ",\"session\":%llu,\"seq\":%llu,\"host\":", session ? (unsigned long long)session->number : 0ULL,
+    sim_print(line, ",\"session\":%llu,\"seq\":%llu,\"host\":",
+              session ? (unsigned long long)session->number : 0ULL,
               (unsigned long long)seq);
     sim_print_json(line, conn->host, strlen(conn->host));
     sim_print(line, ",\"path\":");
@@ -402,7 +421,8 @@ static int sim_judge_address(sim_connection *conn, const sim_session *session)
 {
     int good = 1;
     if (!session->any_url && !sim_url_matches(conn, session->resume_url)) {
-        sim_violation(conn, "resume_on_wrong_url", "%s%s is not %s", conn->host, conn->path, session->resume_url);
+        sim_violation(conn, "resume_on_wrong_url", "%s%s is not %s", conn->host, conn->path,
+                      session->resume_url);
         good = 0;
     }
     if (strcmp(conn->query, session->query) != 0) {
@@ -480,7 +500,8 @@ static void sim_log_send(sim_connection *conn, uint64_t op, sim_slice body)
     sim_buf *line = sim_log_begin(gateway, conn, "send");
     size_t i;
     sim_print(line, ",\"op\":%llu,\"d\":", (unsigned long long)op);
-    for (i = 0; i < body.len; i++)      /* white space between tokens may hold line ends; inside strings it cannot */
+    /* white space between tokens may hold line ends; inside strings it cannot */
+    for (i = 0; i < body.len; i++)
         sim_buf_append(line, (uint8_t)body.ptr[i] < 0x20 ? " " : &body.ptr[i], 1);
     if (!body.len) sim_buf_append(line, "null", 4);
     sim_log_end(gateway);
@@ -535,7 +556,8 @@ void sim_payload_in(sim_connection *conn, const char *text, size_t len)
     payload.ptr = text;
     payload.len = len;
     conn->gateway->stats.payloads++;
-    if (!sim_marks_push(&conn->payloads, conn->gateway->now_ms, config->payload_window_ms, config->payloads_per_minute)) {
+    if (!sim_marks_push(&conn->payloads, conn->gateway->now_ms, config->payload_window_ms,
+                        config->payloads_per_minute)) {
         sim_refuse(conn, 4008, "rate_limited", "Rate limited.");
         return;
     }
@@ -554,5 +576,6 @@ void sim_client_closed(sim_connection *conn, uint32_t code)
 {
     sim_session *session = conn->session;
     sim_session_detach(conn);
-    if (session && (code == 1000 || code == 1001)) sim_session_end(conn->gateway, session, "the client closed with 1000 or 1001", 0);
+    if (session && (code == 1000 || code == 1001))
+        sim_session_end(conn->gateway, session, "the client closed with 1000 or 1001", 0);
 }

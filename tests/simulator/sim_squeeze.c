@@ -28,7 +28,8 @@ static void sim_zlib(sim_buf *out, int begin, int whole, const uint8_t *bytes, s
     uint32_t low = 1, high = 0;
     size_t i;
     if (begin) sim_buf_append(out, "\x78\x01", 2);
-    for (i = 0; i < len; i += SIM_BLOCK) sim_stored(out, 0, bytes + i, len - i < SIM_BLOCK ? len - i : SIM_BLOCK);
+    for (i = 0; i < len; i += SIM_BLOCK)
+        sim_stored(out, 0, bytes + i, len - i < SIM_BLOCK ? len - i : SIM_BLOCK);
     sim_stored(out, whole, bytes, 0);
     if (!whole) return;
     for (i = 0; i < len; i++) { low = (low + bytes[i]) % 65521u; high = (high + low) % 65521u; }

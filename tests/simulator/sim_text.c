@@ -119,7 +119,8 @@ uint64_t sim_below(uint64_t *state, uint64_t limit) { return limit ? sim_random(
 
 static size_t sim_utf8_length(const uint8_t *at, size_t left)
 {
-    size_t need = at[0] < 0x80 ? 1 : at[0] < 0xC2 ? 0 : at[0] < 0xE0 ? 2 : at[0] < 0xF0 ? 3 : at[0] < 0xF5 ? 4 : 0;
+    size_t need = at[0] < 0x80 ? 1 : at[0] < 0xC2 ? 0 : at[0] < 0xE0 ? 2 :
+                  at[0] < 0xF0 ? 3 : at[0] < 0xF5 ? 4 : 0;
     size_t i;
     if (need == 0 || need > left) return 0;
     for (i = 1; i < need; i++)
@@ -364,7 +365,9 @@ static size_t sim_utf8_put(char *out, uint32_t code)
     if (code < 0x80) { out[0] = (char)code; return 1; }
     if (code < 0x800) { out[0] = (char)(0xC0 | (code >> 6)); out[1] = (char)(0x80 | (code & 63)); return 2; }
     if (code < 0x10000) {
-        out[0] = (char)(0xE0 | (code >> 12)); out[1] = (char)(0x80 | ((code >> 6) & 63)); out[2] = (char)(0x80 | (code & 63));
+        out[0] = (char)(0xE0 | (code >> 12));
+        out[1] = (char)(0x80 | ((code >> 6) & 63));
+        out[2] = (char)(0x80 | (code & 63));
         return 3;
     }
     out[0] = (char)(0xF0 | (code >> 18)); out[1] = (char)(0x80 | ((code >> 12) & 63));
