@@ -1109,38 +1109,45 @@ static uint32_t gw__sys_poller_unwake(gw__poller *poller)
     return (count >> 32 ? GW__WOKEN_BY_CALLER : 0) | ((uint32_t)count ? GW__WOKEN_BY_HELPER : 0);
 }
 #else
-typedef struct gw__watch { intptr_t fd; uint64_t tag; uint32_t want; } gw__watch;
 typedef struct gw__poller {
-    int wake_fds[2];
-    gw__watch *watches;         /* the client's memory */
+    int wake_fds[2];            /* a pipe: read end, write end */
+    uint64_t *tags;             /* the client's memory: a tag and a pollfd a connection, the pipe first */
+    struct pollfd *fds;
     uint32_t count, cap;
+    uint32_t look_first;        /* so that no connection is always the last to be seen */
 } gw__poller;
 
-#define GW__WATCH_BYTES sizeof(gw__watch)
-
-/* Memory for `count` connections, GW__WATCH_BYTES each; the owner frees it after the poller was closed. */
-static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count)
-{
-    poller->watches = (gw__watch *)memory;
-    poller->cap = count;
-}
+#define GW__WATCH_BYTES (sizeof(uint64_t) + sizeof(struct pollfd))
 
 static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, uint32_t was,
                                uint32_t want)
 {
     uint32_t i;
     (void)was;
-    for (i = 0; i < poller->count && poller->watches[i].fd != fd; i++) { }
+    for (i = 0; i < poller->count && poller->fds[i].fd != (int)fd; i++) { }
     if (want == 0) {
-        if (i < poller->count) poller->watches[i] = poller->watches[--poller->count];
+        if (i == poller->count) return 1;
+        poller->fds[i] = poller->fds[--poller->count];
+        poller->tags[i] = poller->tags[poller->count];
         return 1;
     }
     if (i == poller->cap) return 0;
     if (i == poller->count) poller->count++;
-    poller->watches[i].fd = fd;
-    poller->watches[i].tag = tag;
-    poller->watches[i].want = want;
+    poller->tags[i] = tag;
+    poller->fds[i].fd = (int)fd;
+    poller->fds[i].events = (short)(((want & GW__WANT_READ) ? POLLIN : 0) |
+                                    ((want & GW__WANT_WRITE) ? POLLOUT : 0));
     return 1;
+}
+
+/* Memory for `count` descriptors, GW__WATCH_BYTES each; its owner frees it after the poller was closed. */
+static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count)
+{
+    poller->tags = (uint64_t *)memory;
+    poller->fds = (struct pollfd *)(void *)(poller->tags + count);
+    poller->cap = count;
+    poller->count = 0;
+    gw__sys_poller_want(poller, poller->wake_fds[0], GW__TAG_WAKE, 0, GW__WANT_READ);
 }
 
 static void gw__sys_poller_close(gw__poller *poller)
@@ -1167,32 +1174,21 @@ static void gw__sys_poller_arm(gw__poller *poller, uint64_t at_us, uint64_t now_
     (void)poller; (void)at_us; (void)now_us;    /* without a descriptor of its own there is nothing to arm */
 }
 
-/* One list of pollfds a call, in slices of 64: a second slice is only looked at, it does not sleep. */
+/* Sleeps up to timeout_ms (-1: until something happens). Number of entries filled in. */
 static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__ready *out,
                                     uint32_t cap)
 {
     const short broken = POLLHUP | POLLERR | POLLNVAL;      /* found out by reading */
-    struct pollfd slice[64];
-    uint32_t done = 0, found = 0, i, n;
-    do {
-        n = 0;
-        if (done == 0) { slice[n].fd = poller->wake_fds[0]; slice[n++].events = POLLIN; }
-        for (i = done; i < poller->count && n < GW__COUNT(slice); i++, n++) {
-            slice[n].fd = (int)poller->watches[i].fd;
-            slice[n].events = (short)(((poller->watches[i].want & GW__WANT_READ) ? POLLIN : 0) |
-                                      ((poller->watches[i].want & GW__WANT_WRITE) ? POLLOUT : 0));
-        }
-        if (poll(slice, (nfds_t)n, poller->count < GW__COUNT(slice) ? timeout_ms : 0) < 0)
-            return found;
-        for (i = 0; i < n && found < cap; i++) {
-            if (slice[i].revents == 0) continue;
-            out[found].tag = done == 0 && i == 0 ? GW__TAG_WAKE
-                                                 : poller->watches[done + i - (done == 0)].tag;
-            out[found].readable = (slice[i].revents & (POLLIN | broken)) != 0;
-            out[found++].writable = (slice[i].revents & (POLLOUT | broken)) != 0;
-        }
-        done += n - (done == 0);
-    } while (done < poller->count);
+    uint32_t i, at, found = 0;
+    if (poll(poller->fds, (nfds_t)poller->count, timeout_ms) <= 0) return 0;
+    for (i = 0; i < poller->count && found < cap; i++) {
+        at = (poller->look_first + i) % poller->count;
+        if (poller->fds[at].revents == 0) continue;
+        out[found].tag = poller->tags[at];
+        out[found].readable = (poller->fds[at].revents & (POLLIN | broken)) != 0;
+        out[found++].writable = (poller->fds[at].revents & (POLLOUT | broken)) != 0;
+    }
+    poller->look_first++;
     return found;
 }
 
@@ -7821,25 +7817,28 @@ static int gw__shard_write_frame(gw__shard *shard, uint32_t opcode, const void *
            gw__ws_write(&shard->link.out, opcode, bytes, len, mask) && gw__link_flush(&shard->link);
 }
 
-/* The payload in the scratch buffer: heartbeat, Identify, Resume. They go ahead of everything that waits. */
-static void gw__shard_write_scratch(gw__shard *shard, int written, uint64_t now_ms)
+/* The payload in the scratch buffer: heartbeat, Identify, Resume. They go ahead of all that waits.
+ * 0: it could not be sent, for want of memory or because a server's op 1 used the window up. */
+static int gw__shard_write_scratch(gw__shard *shard, int written, uint64_t now_ms)
 {
     gw__buf *scratch = &shard->shared->scratch;
-    if (written && gw__send_may_leave(&shard->send, 0, shard->session.interval_ms, now_ms)) {
+    int sent = written && gw__send_may_leave(&shard->send, 0, shard->session.interval_ms, now_ms);
+    if (sent) {
         gw__send_count(&shard->send, 0, now_ms);
-        gw__shard_write_frame(shard, GW__WS_TEXT, gw__buf_data(scratch), gw__buf_len(scratch));
+        sent = gw__shard_write_frame(shard, GW__WS_TEXT, gw__buf_data(scratch), gw__buf_len(scratch));
     }
     if (scratch->bytes) gw__mem_wipe(scratch->bytes, scratch->cap);     /* it may hold the token */
     gw__buf_clear(scratch);
+    return sent;
 }
 
 static void gw__shard_beat(gw__shard *shard, uint64_t now_us)
 {
+    gw__buf *scratch = &shard->shared->scratch;
     if (!gw__shard_is_open(shard)) return;
-    gw__session_beat_sent(&shard->session, now_us);
-    gw__shard_write_scratch(shard,
-                            gw__session_write_heartbeat(&shard->shared->scratch, &shard->session),
-                            now_us / 1000u);
+    if (gw__shard_write_scratch(shard, gw__session_write_heartbeat(scratch, &shard->session),
+                                now_us / 1000u))
+        gw__session_beat_sent(&shard->session, now_us);
 }
 
 static void gw__shard_drop_command(gw__shard *shard, const gw__send_item *item, uint32_t reason)
@@ -8265,16 +8264,18 @@ static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload,
 static gw__step gw__shard_identify(gw__shard *shard, uint64_t now_ms)
 {
     gw__shared *shared = shard->shared;
+    int written;
     if (!shard->has_permit)
         return gw__shard_fail(shard, GW_REASON_BUDGET, "an Identify has no permit", now_ms);
+    written = gw__session_write_identify(&shared->scratch, &shared->identity, shard->id);
+    if (!gw__shard_write_scratch(shard, written, now_ms))
+        return gw__shard_fail(shard, GW_REASON_MEMORY, "no memory to write Identify", now_ms);
     shard->has_permit = 0;
     gw__gate_spend(&shared->gate, shard->id, now_ms, gw__shared_clock(shared).unix_time);
     shard->identifies++;
     shard->session.identified = 1;
-    gw__shard_write_scratch(
-        shard, gw__session_write_identify(&shared->scratch, &shared->identity, shard->id), now_ms);
-    gw__notice_push(shared, GW_IDENTIFYING, shard->id, "an Identify was sent: a new session begins",
-                    NULL);
+    gw__notice_push(shared, GW_IDENTIFYING, shard->id,
+                    "an Identify was sent: a new session begins", NULL);
     gw__shard_enter(shard, GW__IDENTIFYING, now_ms, "Hello came, there is no session to resume");
     return GW__STEP_MORE;
 }
@@ -8282,12 +8283,12 @@ static gw__step gw__shard_identify(gw__shard *shard, uint64_t now_ms)
 static gw__step gw__shard_resume(gw__shard *shard, uint64_t now_ms)
 {
     gw__shared *shared = shard->shared;
+    int written = gw__session_write_resume(&shared->scratch, &shard->session, shared->identity.token);
+    if (!gw__shard_write_scratch(shard, written, now_ms))
+        return gw__shard_fail(shard, GW_REASON_MEMORY, "no memory to write Resume", now_ms);
     shard->session.resumes_unanswered++;
     shard->session.replaying = 1;
     shard->resumes++;
-    gw__shard_write_scratch(
-        shard, gw__session_write_resume(&shared->scratch, &shard->session, shared->identity.token),
-        now_ms);
     gw__shard_enter(shard, GW__RESUMING, now_ms, "Hello came, the session lives");
     return GW__STEP_MORE;
 }
@@ -8537,8 +8538,8 @@ static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
         }
     }
     if (shard->state == GW__LINKING) shard->deadline_ms = shard->link.deadline_ms;
-    if (now_ms >= shard->deadline_ms && gw__shard_is_drained(shard))
-        gw__shard_on_deadline(shard, now_ms);
+    if (now_ms >= shard->deadline_ms && (shard->state == GW__CLOSING || gw__shard_is_drained(shard)))
+        gw__shard_on_deadline(shard, now_ms);       /* a flood must not hold up gw_stop() */
     gw__shard_pump(shard, now_ms);
 }
 
@@ -8829,7 +8830,6 @@ static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t n
 #define GW_API_URL "https://discord.com"
 #endif
 #define GW__TAG_DISCOVER 0xFFFFFFF0u        /* the low half of its connections' tags */
-#define GW__STOP_TIMEOUT_MS 5000u
 #define GW__PROBE_MS 5000u                  /* for the ACK that gw_recheck() asks for */
 #define GW__SLEPT_MS 10000u                 /* a shorter suspend is bridged by TCP */
 #define GW__KEEP_BYTES 16384u               /* of a payload buffer, after a large payload */
@@ -8862,7 +8862,6 @@ struct gw_client {
     uint64_t slept_us;                      /* boot time minus monotonic time, at the last look */
     uint32_t fd_asked, woken;
     uint32_t stopping;                      /* enum gw_how */
-    uint64_t stop_deadline_ms;
     uint32_t closed_said, closed;
     gw_ticket last_ticket;
     char *texts[4];                         /* copies: token, ca_file, ca_pem, presence */
@@ -9143,7 +9142,6 @@ static void gw__client_stop_all(gw_client *gw, uint32_t how, uint64_t now_ms)
 {
     uint32_t i;
     gw->stopping = how;
-    gw->stop_deadline_ms = now_ms + GW__STOP_TIMEOUT_MS;
     gw__discover_end(&gw->discover);
     gw->discover_at_ms = GW__NEVER;
     for (i = 0; i < gw->shard_count; i++) {
@@ -9768,9 +9766,9 @@ static int gw__client_make_shards(gw_client *gw, const gw_config *cfg, uint32_t 
     gw->shards = (gw__shard *)gw__mem_new(mem, count * sizeof *gw->shards);
     gw->heap = (uint32_t *)gw__mem_new(mem, count * sizeof *gw->heap);
     gw->ready = (uint32_t *)gw__mem_new(mem, count * sizeof *gw->ready);
-    gw->watches_bytes = (count + 1u) * GW__WATCH_BYTES;
+    gw->watches_bytes = (count + 2u) * GW__WATCH_BYTES;         /* ... discover, and the wake */
     gw->watches = gw__mem_new(mem, gw->watches_bytes);
-    gw__sys_poller_lend(&gw->shared.poller, gw->watches, gw->watches ? count + 1u : 0);
+    gw__sys_poller_lend(&gw->shared.poller, gw->watches, gw->watches ? count + 2u : 0);
     if (!gw->shards || !gw->heap || !gw->ready || (gw->watches_bytes && !gw->watches)) {
         gw__mem_free(mem, gw->shards, count * sizeof *gw->shards);
         gw__mem_free(mem, gw->heap, count * sizeof *gw->heap);

@@ -101,7 +101,7 @@ for compiler in gcc clang; do
         case $standard in c++*) driver=$([ $compiler = gcc ] && echo g++ || echo clang++) ;; esac
         check "public part, $driver -std=$standard" compile $driver "$work/public.c" -std=$standard
         check "implementation, $driver -std=$standard -O0" compile $driver "$work/impl.c" -std=$standard -O0
-        case $driver-$standard in clang*1*) continue ;; esac    # clang warns alike at every level; once is enough
+        case $driver-$standard in clang-c11 | clang++-*) continue ;; esac   # clang warns alike at every level: once will do
         check "implementation, $driver -std=$standard -O2" compile $driver "$work/impl.c" -std=$standard -O2
     done
     for option in -DGW_NO_EPOLL -DGW_NO_THREADS "-DGW_NO_EPOLL -DGW_NO_THREADS"; do

@@ -1,0 +1,185 @@
+/* The gate room: who may identify, and when. Discord docs, "Rate Limiting" and "Session Start Limit Object"; figures of
+ * the queue from twilight's and @discordjs/ws's tests. */
+#define DISCORD_GATEWAY_IMPLEMENTATION
+#include "discord_gateway.h"
+#include "check.h"
+
+static gw__mem mem;
+static gw__gate gate;
+static int by_budget;
+
+static void begin(uint32_t concurrency)
+{
+    gw__mem_init(&mem, NULL, NULL);
+    CHECK(gw__gate_init(&gate, &mem, concurrency));
+}
+
+static void end(void)
+{
+    gw__gate_free(&gate);
+    CHECK_U64(mem.now_bytes, 0);
+}
+
+static uint64_t take(int32_t shard, uint64_t now_ms) { return gw__gate_take(&gate, shard, now_ms, &by_budget); }
+static void spend(int32_t shard, uint64_t now_ms) { gw__gate_spend(&gate, shard, now_ms, 1767323045); }
+
+TEST(gate_same_bucket_identifies_five_seconds_apart)
+{
+    uint64_t wait_ms;
+    begin(1);
+    CHECK_U64(take(0, 1000), 0);
+    spend(0, 1200);                                 /* stamped at Identify, not when the permit was taken */
+    wait_ms = take(1, 1200);
+    CHECK(wait_ms >= 5000 && wait_ms <= 6000);
+    CHECK(take(1, 1200 + wait_ms - 1) > 0);
+    CHECK_U64(take(1, 1200 + wait_ms), 0);
+    end();
+}
+
+TEST(gate_second_shard_waits_while_a_permit_is_out)
+{
+    begin(1);
+    CHECK_U64(take(0, 0), 0);
+    CHECK(take(1, 0) > 0);
+    CHECK(take(1, 60000) > 0);                      /* however long the first one needs to connect */
+    CHECK(!by_budget);
+    end();
+}
+
+TEST(gate_returned_permit_is_free_at_once)
+{
+    begin(1);
+    CHECK_U64(take(0, 0), 0);
+    gw__gate_return(&gate, 0, 700);
+    CHECK_U64(take(1, 700), 0);
+    CHECK_EQ(gate.promised, 1);
+    end();
+}
+
+TEST(gate_buckets_are_independent_and_chosen_by_shard_id)
+{
+    begin(2);
+    CHECK_U64(take(0, 0), 0);
+    CHECK_U64(take(1, 0), 0);
+    CHECK(take(2, 0) > 0);                          /* 2 % 2 is 0 */
+    spend(0, 100);
+    CHECK(take(3, 100) > 0);
+    spend(1, 3000);
+    CHECK_U64(take(2, 100 + 5500), 0);
+    CHECK(take(3, 100 + 5500) > 0);
+    CHECK_U64(take(3, 3000 + 5500), 0);
+    end();
+}
+
+TEST(gate_four_buckets_let_three_shards_go_together)
+{
+    begin(4);
+    CHECK_U64(take(0, 0), 0);
+    CHECK_U64(take(1, 0), 0);
+    CHECK_U64(take(3, 0), 0);
+    spend(3, 0);
+    CHECK(take(7, 4999) > 0);
+    CHECK_U64(take(7, 6000), 0);
+    end();
+}
+
+TEST(gate_no_concurrency_is_one_and_too_much_is_bounded)
+{
+    begin(0);
+    CHECK_EQ(gate.concurrency, 1);
+    end();
+    begin(UINT32_MAX);
+    CHECK(gate.concurrency <= 1024);
+    end();
+}
+
+TEST(gate_widens_without_losing_permits)
+{
+    begin(1);
+    CHECK_U64(take(0, 0), 0);
+    gw__gate_widen(&gate, 3);
+    CHECK_EQ(gate.concurrency, 3);
+    CHECK(take(3, 0) > 0);
+    CHECK_U64(take(1, 0), 0);
+    CHECK_U64(take(2, 0), 0);
+    gw__gate_widen(&gate, 2);                       /* never narrower */
+    CHECK_EQ(gate.concurrency, 3);
+    end();
+}
+
+TEST(gate_nothing_left_waits_exactly_until_the_reset)
+{
+    begin(1);
+    gw__gate_limit(&gate, 0, 7000, 500);
+    CHECK_U64(take(0, 1000), 6500);
+    CHECK(by_budget);
+    CHECK_U64(take(0, 7499), 1);
+    CHECK_U64(take(0, 7500), 0);
+    CHECK(!by_budget);
+    end();
+}
+
+TEST(gate_permits_that_are_out_count_against_what_is_left)
+{
+    begin(4);
+    gw__gate_limit(&gate, 1, 3600000, 0);
+    CHECK_U64(take(0, 0), 0);
+    CHECK(take(1, 0) > 0);
+    spend(0, 10);
+    CHECK(take(1, 10) > 1000000);
+    CHECK(by_budget);
+    end();
+}
+
+TEST(gate_day_begins_with_the_first_identify)
+{
+    begin(1);
+    CHECK_U64(gate.resets_ms, GW__NEVER);
+    CHECK_U64(take(0, 5000000), 0);
+    spend(0, 5000000);
+    CHECK_U64(gate.resets_ms, 5000000 + 86400000);
+    end();
+}
+
+TEST(gate_counts_its_own_identifies_and_stops_before_the_limit)
+{
+    uint64_t now_ms = 0;
+    uint32_t count = 0;
+    begin(1);
+    while (count < 2000) {
+        uint64_t wait_ms = take(0, now_ms);
+        if (by_budget) break;
+        if (wait_ms == 0) { spend(0, now_ms); count++; }
+        now_ms += wait_ms;
+    }
+    CHECK_EQ(count, 1000);
+    CHECK(now_ms < 86400000);
+    CHECK_U64(take(0, now_ms), 86400000 - now_ms);
+    CHECK_U64(take(0, 86400000), 0);
+    CHECK_EQ(gate.remaining, 1000);
+    end();
+}
+
+TEST(gate_reset_while_a_permit_is_out_keeps_the_count_right)
+{
+    begin(1);
+    gw__gate_limit(&gate, 1, 1000, 0);
+    CHECK_U64(take(0, 900), 0);
+    spend(0, 1100);
+    CHECK_EQ(gate.remaining, 999);
+    CHECK_EQ(gate.promised, 0);
+    CHECK_EQ(gate.spent, 1);
+    end();
+}
+
+TEST(gate_delay_holds_all_buckets)
+{
+    begin(3);
+    gw__gate_delay(&gate, 5500);
+    CHECK_U64(take(0, 1000), 4500);
+    CHECK_U64(take(1, 1000), 4500);
+    CHECK_U64(take(2, 5500), 0);
+    end();
+}
+
+CHECK_MAIN()
