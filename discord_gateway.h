@@ -479,7 +479,8 @@ GW_API int32_t gw_stop(gw_client *gw, uint32_t how);
 GW_API void gw_close(gw_client *gw);
 
 /* ---- shards: named by their id; a client has one total for life (two clients re-shard) ---------- */
-GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session, size_t session_len);
+GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
+                              size_t session_len);
 GW_API int32_t gw_shard_stop(gw_client *gw, int32_t shard, uint32_t how);
 GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id); /* the guild's shard, run here or not */
 GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard);   /* 1 after READY or RESUMED; GW_ALL: all? */
@@ -533,10 +534,12 @@ typedef struct gw_members {         /* query or user_ids */
     const char *nonce;
 } gw_members;
 GW_API gw_ticket gw_set_presence(gw_client *gw, int32_t shard, const gw_presence *presence);
-GW_API gw_ticket gw_set_voice(gw_client *gw, uint64_t guild_id, uint64_t channel_id, int32_t mute, int32_t deaf);
+GW_API gw_ticket gw_set_voice(gw_client *gw, uint64_t guild_id, uint64_t channel_id, int32_t mute,
+                              int32_t deaf);
 GW_API gw_ticket gw_request_members(gw_client *gw, const gw_members *request);
 GW_API gw_ticket gw_request_sounds(gw_client *gw, const uint64_t *guild_ids, uint32_t count);
-GW_API gw_ticket gw_request_channel_info(gw_client *gw, uint64_t guild_id, int32_t status, int32_t voice_start_time);
+GW_API gw_ticket gw_request_channel_info(gw_client *gw, uint64_t guild_id, int32_t status,
+                                         int32_t voice_start_time);
 
 /* Any payload: {"op":op,"d":d}.
  *   shard     its id, or GW_ALL (one ticket for all)
@@ -637,7 +640,7 @@ GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);  /* Prometheu
 #include <sys/types.h>
 #include <unistd.h>
 #ifndef CLOCK_MONOTONIC
-#error "discord_gateway.h needs POSIX names: with -std=c99 compile with -D_DEFAULT_SOURCE (or use -std=gnu99)"
+#error "discord_gateway.h needs POSIX names: with -std=c99 add -D_DEFAULT_SOURCE (or use -std=gnu99)"
 #endif
 #ifndef GW_NO_THREADS
 #include <pthread.h>
@@ -707,7 +710,8 @@ static uint64_t gw__sys_monotonic_us(void)
     return gw__sys_clock_us(CLOCK_MONOTONIC);
 }
 
-/* Counts on while the machine is suspended, unlike the monotonic clock; their difference is sleep. */
+/* Counts on while the machine is suspended, unlike the monotonic clock; their difference is
+ * sleep. */
 static uint64_t gw__sys_boot_us(void)
 {
 #ifdef CLOCK_BOOTTIME
@@ -807,7 +811,8 @@ static const char *gw__sys_ca_path(uint32_t number)
 
 /* ---- sockets ---- */
 
-/* Words for what users meet; strerror() is not safe among threads and strerror_r() has two shapes. */
+/* Words for what users meet; strerror() is not safe among threads and strerror_r() has two
+ * shapes. */
 static const char *gw__sys_error_text(int error)
 {
     switch (error) {
@@ -884,7 +889,8 @@ static intptr_t gw__sys_socket_dial(const gw__address *address, int *error)
     socklen_t to_len = gw__sys_address_fill(address, &to);
     int on = 1, fd = socket(to.ss_family, SOCK_STREAM, 0);
     if (fd < 0) { *error = errno; return GW__NO_FD; }
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);   /* heartbeats must not wait for Nagle */
+    /* heartbeats must not wait for Nagle */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 #ifdef SO_NOSIGPIPE
     setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
@@ -981,7 +987,8 @@ static void gw__sys_mutex_lock(gw__mutex *mutex)   { pthread_mutex_lock(mutex); 
 static void gw__sys_mutex_unlock(gw__mutex *mutex) { pthread_mutex_unlock(mutex); }
 static void gw__sys_mutex_free(gw__mutex *mutex)   { pthread_mutex_destroy(mutex); }
 
-/* A detached thread that takes none of the host program's signals; 0: the system has none to give. */
+/* A detached thread that takes none of the host program's signals; 0: the system has none to
+ * give. */
 static int gw__sys_thread(void *(*run)(void *), void *argument)
 {
     pthread_attr_t how;
@@ -990,7 +997,8 @@ static int gw__sys_thread(void *(*run)(void *), void *argument)
     int started;
     if (pthread_attr_init(&how) != 0) return 0;
     pthread_attr_setdetachstate(&how, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&how, 256u * 1024u);      /* name services want more than musl's default */
+    /* name services want more than musl's default */
+    pthread_attr_setstacksize(&how, 256u * 1024u);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     started = pthread_create(&thread, &how, run, argument) == 0;
@@ -1000,7 +1008,7 @@ static int gw__sys_thread(void *(*run)(void *), void *argument)
 }
 #endif
 
-/* ---- the poller: sockets, one wake descriptor and, with epoll, one timer behind one descriptor ---- */
+/* ---- the poller: sockets, a wake descriptor and, with epoll, a timer, all behind one ---- */
 #define GW__TAG_WAKE  UINT64_MAX
 #define GW__TAG_TIMER (UINT64_MAX - 1)
 enum { GW__WOKEN_BY_HELPER = 1, GW__WOKEN_BY_CALLER = 2 };
@@ -1057,7 +1065,8 @@ static int gw__sys_poller_open(gw__poller *poller)
     return 0;
 }
 
-/* Makes the descriptor readable at `at_us` (GW__NEVER: by no timer). No system call where nothing changes. */
+/* Makes the descriptor readable at `at_us` (GW__NEVER: by no timer). No system call where
+ * nothing changes. */
 static void gw__sys_poller_arm(gw__poller *poller, uint64_t at_us, uint64_t now_us)
 {
     struct itimerspec when;
@@ -1092,7 +1101,8 @@ static intptr_t gw__sys_poller_fd(const gw__poller *poller)      { return poller
 static intptr_t gw__sys_poller_wake_fd(const gw__poller *poller) { return poller->wake_fd; }
 static intptr_t gw__sys_poller_wake_end(const gw__poller *poller) { return poller->wake_fd; }
 
-/* From any thread and any signal handler; errno stays as it was. `end` is gw__sys_poller_wake_end(). */
+/* From any thread and any signal handler; errno stays as it was. `end` is
+ * gw__sys_poller_wake_end(). */
 static void gw__sys_wake(intptr_t end, uint32_t by)
 {
     uint64_t add = by == GW__WOKEN_BY_CALLER ? UINT64_C(1) << 32 : 1;
@@ -1111,7 +1121,7 @@ static uint32_t gw__sys_poller_unwake(gw__poller *poller)
 #else
 typedef struct gw__poller {
     int wake_fds[2];            /* a pipe: read end, write end */
-    uint64_t *tags;             /* the client's memory: a tag and a pollfd a connection, the pipe first */
+    uint64_t *tags;  /* the client's memory: a tag and a pollfd a connection, the pipe first */
     struct pollfd *fds;
     uint32_t count, cap;
     uint32_t look_first;        /* so that no connection is always the last to be seen */
@@ -1140,7 +1150,8 @@ static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, ui
     return 1;
 }
 
-/* Memory for `count` descriptors, GW__WATCH_BYTES each; its owner frees it after the poller was closed. */
+/* Memory for `count` descriptors, GW__WATCH_BYTES each; its owner frees it after the poller was
+ * closed. */
 static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count)
 {
     poller->tags = (uint64_t *)memory;
@@ -1171,7 +1182,8 @@ static int gw__sys_poller_open(gw__poller *poller)
 
 static void gw__sys_poller_arm(gw__poller *poller, uint64_t at_us, uint64_t now_us)
 {
-    (void)poller; (void)at_us; (void)now_us;    /* without a descriptor of its own there is nothing to arm */
+    /* without a descriptor of its own there is nothing to arm */
+    (void)poller; (void)at_us; (void)now_us;
 }
 
 /* Sleeps up to timeout_ms (-1: until something happens). Number of entries filled in. */
@@ -1196,7 +1208,8 @@ static intptr_t gw__sys_poller_fd(const gw__poller *poller)      { (void)poller;
 static intptr_t gw__sys_poller_wake_fd(const gw__poller *poller) { return poller->wake_fds[0]; }
 static intptr_t gw__sys_poller_wake_end(const gw__poller *poller) { return poller->wake_fds[1]; }
 
-/* From any thread and any signal handler; errno stays as it was. `end` is gw__sys_poller_wake_end(). */
+/* From any thread and any signal handler; errno stays as it was. `end` is
+ * gw__sys_poller_wake_end(). */
 static void gw__sys_wake(intptr_t end, uint32_t by)
 {
     uint8_t byte = (uint8_t)by;
@@ -1254,8 +1267,8 @@ static void gw__mem_init(gw__mem *mem, void *(*alloc)(void *, void *, size_t, si
     mem->user = user;
 }
 
-/* From now on everything comes out of `block`: a list of cells, first fit, neighbours joined as it is
- * walked. A client has a few dozen cells, so a walk is short. */
+/* From now on everything comes out of `block`: a list of cells, first fit, neighbours joined as
+ * it is walked. A client has a few dozen cells, so a walk is short. */
 static int gw__mem_init_block(gw__mem *mem, void *block, size_t bytes)
 {
     size_t skip = (GW__CELL_ALIGN - (size_t)((uintptr_t)block % GW__CELL_ALIGN)) % GW__CELL_ALIGN;
@@ -1373,7 +1386,8 @@ static void gw__mem_free(gw__mem *mem, void *old, size_t bytes)
     if (old) gw__mem_resize(mem, old, bytes, 0);
 }
 
-/* For secrets: through a volatile pointer, or the compiler may leave out a store that nobody reads. */
+/* For secrets: through a volatile pointer, or the compiler may leave out a store that nobody
+ * reads. */
 static void gw__mem_wipe(void *bytes, size_t len)
 {
     volatile uint8_t *at = (volatile uint8_t *)bytes;
@@ -1416,7 +1430,8 @@ static void gw__buf_consume(gw__buf *buf, size_t len)
     if (buf->begin == buf->end) gw__buf_clear(buf);
 }
 
-/* Room for `more` bytes behind the content; 0: above the maximum, or no memory. Grows by doubling. */
+/* Room for `more` bytes behind the content; 0: above the maximum, or no memory. Grows by
+ * doubling. */
 static int gw__buf_reserve(gw__buf *buf, size_t more)
 {
     size_t len = gw__buf_len(buf), cap;
@@ -1433,7 +1448,7 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
     while (cap < len + more) cap = cap > buf->max / 2 ? buf->max : cap * 2;
     cap = GW__MIN(cap, buf->max);
     grown = gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
-    if (!grown && cap > len + more) {           /* a fixed block may still have room for what is needed */
+    if (!grown && cap > len + more) {  /* a fixed block may still have room for what is needed */
         cap = len + more;
         grown = gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
     }
@@ -1458,7 +1473,8 @@ static void gw__buf_free(gw__buf *buf)
     buf->begin = buf->end = buf->cap = 0;
 }
 
-/* Gives memory above keep_bytes back once the content fits: one large payload must not stay for ever. */
+/* Gives memory above keep_bytes back once the content fits: one large payload must not stay for
+ * ever. */
 static void gw__buf_shrink(gw__buf *buf, size_t keep_bytes)
 {
     void *smaller;
@@ -1477,7 +1493,8 @@ static void gw__buf_shrink(gw__buf *buf, size_t keep_bytes)
 }
 
 /* ---- UTF-8 (RFC 3629), checked piece by piece ---- */
-typedef struct gw__utf8 { uint32_t need, low, high; } gw__utf8;  /* all zero: at the beginning of a character */
+/* all zero: at the beginning of a character */
+typedef struct gw__utf8 { uint32_t need, low, high; } gw__utf8;
 
 static int gw__utf8_lead(gw__utf8 *state, uint8_t byte)
 {
@@ -2178,7 +2195,8 @@ static size_t gw__url_gateway_target(const gw__url *url, const char *compress,
  * ========================================================================== */
 
 #define GW__ADDRESSES_MAX 16u
-#define GW__RESOLVE_AGAIN_MS 20u        /* between two questions to a resolve hook that said "ask again" */
+/* between two questions to a resolve hook that said "ask again" */
+#define GW__RESOLVE_AGAIN_MS 20u
 #define GW__ADDRESS_TIMEOUT_MS 8000u    /* then the next address is tried */
 
 typedef struct gw__net {                /* what all connections of a client share */
@@ -2190,7 +2208,7 @@ typedef struct gw__net {                /* what all connections of a client shar
     int32_t (*resolve)(void *user, const char *host, char *ip_text, size_t cap);
     const gw_transport *transport;
     uint32_t in_hook;
-    uint32_t no_thread;                 /* config.memory: a thread's stack would not come out of it */
+    uint32_t no_thread;  /* config.memory: a thread's stack would not come out of it */
 } gw__net;
 
 static int gw__net_random(gw__net *net, void *bytes, size_t len)
@@ -2207,8 +2225,8 @@ static int gw__net_random(gw__net *net, void *bytes, size_t len)
 typedef enum gw__dns_found { GW__DNS_WAITING, GW__DNS_DONE, GW__DNS_FAILED } gw__dns_found;
 
 #ifndef GW_NO_THREADS
-/* Shared by the client and the helper thread that sits in getaddrinfo(); it may outlive the client, so it
- * lies in libc's heap, and whoever leaves last frees it. */
+/* Shared by the client and the helper thread that sits in getaddrinfo(); it may outlive the
+ * client, so it lies in libc's heap, and whoever leaves last frees it. */
 typedef struct gw__dns_job {
     gw__mutex mutex;
     uint32_t users, done, count;
@@ -4670,7 +4688,7 @@ typedef struct gw__link {
     gw__dns dns;
     gw__tcp tcp;
     gw__tls *tls;
-    gw__buf wire;               /* received, not yet fed to TLS; without TLS the plain bytes themselves */
+    gw__buf wire;  /* received, not yet fed to TLS; without TLS the plain bytes themselves */
     gw__buf out;                /* plain bytes that wait to be sent */
     gw__fault fault;
     uint32_t readable;          /* 1: a read may bring something; 0: it would block */
@@ -4751,7 +4769,7 @@ static int gw__link_write_wire(gw__link *link, const uint8_t *bytes, size_t len,
     *sent = put > 0 ? (size_t)put : 0;
     link->bytes_out += *sent;
     if (put >= 0) return 1;
-    link->peer_ended = 1;                       /* what came before is still read; then the fault is told */
+    link->peer_ended = 1;  /* what came before is still read; then the fault is told */
     gw__fault_set(&link->fault, GW_REASON_LOST, 0, "connection to %s lost while sending: %s",
                   link->url.host,
                   gw__sys_error_text(put == GW__IO_FAILED ? link->tcp.error : EPIPE));
@@ -6891,44 +6909,57 @@ enum {
 #define GW__SESSION_ID_MAX 100u
 #define GW__RESUME_TRIES 3u                 /* Resumes that brought no RESUMED, then Identify */
 #define GW__BACKOFF_CAP_MS 60000u
-#define GW__INTERVAL_MIN_MS 1000u           /* of Hello: a server cannot make us beat all the time ... */
+#define GW__INTERVAL_MIN_MS 1000u  /* of Hello: a server cannot make us beat all the time ... */
 #define GW__INTERVAL_MAX_MS 600000u         /* ... or never */
 
-/* ---- every end of a connection is one row: reason, detail, next, wait from..to in ms, advice ----
- * The detail is the close code, the HTTP status, or one of the GW__INVALID_... below; GW__ANY fits every other.
- * Source: Discord docs, "Gateway Close Event Codes", "Invalid Session", "Reconnect". */
+/* ---- every end of a connection is one row: reason, detail, next, wait from..to in ms, advice
+ * ---- The detail is the close code, the HTTP status, or one of the GW__INVALID_... below;
+ * GW__ANY fits every other. Source: Discord docs, "Gateway Close Event Codes", "Invalid
+ * Session", "Reconnect". */
 #define GW__ANY (-1)
 enum { GW__INVALID_FALSE, GW__INVALID_TRUE, GW__INVALID_AFTER_IDENTIFY };
 
-#define GW__ENDINGS(X)                                                                                        \
-    X(CLOSE_CODE, 4000, RESUME,   0, 0, "Discord had an internal error")                                      \
-    X(CLOSE_CODE, 4001, RESUME,   0, 0, "a payload had an opcode or a body that Discord does not know")       \
-    X(CLOSE_CODE, 4002, RESUME,   0, 0, "a payload was invalid, or larger than 4,096 bytes")                  \
-    X(CLOSE_CODE, 4003, IDENTIFY, 0, 0, "the session was not known any more, or something was sent before identifying") \
-    X(CLOSE_CODE, 4004, FATAL,    0, 0, "the bot token is wrong or was reset: get a new one from the Developer Portal") \
-    X(CLOSE_CODE, 4005, RESUME,   0, 0, "Identify was sent twice on one connection")                          \
-    X(CLOSE_CODE, 4006, IDENTIFY, 0, 0, "the session is no longer valid; a new one is started")               \
-    X(CLOSE_CODE, 4007, IDENTIFY, 0, 0, "Resume used a sequence number that Discord rejects; a new session is started") \
-    X(CLOSE_CODE, 4008, RESUME, 60000, 61000, "too many payloads were sent (120 in 60 s)")                    \
-    X(CLOSE_CODE, 4009, IDENTIFY, 0, 0, "the session timed out; a new one is started")                        \
-    X(CLOSE_CODE, 4010, STOP,     0, 0, "the shard id or the shard count is not valid for this bot")          \
-    X(CLOSE_CODE, 4011, FATAL,    0, 0, "the bot is in too many guilds for so few shards: at most 2,500 guilds a shard") \
-    X(CLOSE_CODE, 4012, FATAL,    0, 0, "the Gateway does not know the API version in the URL: update this library") \
-    X(CLOSE_CODE, 4013, FATAL,    0, 0, "config.intents has bits that are not defined")                       \
-    X(CLOSE_CODE, 4014, FATAL,    0, 0, "an intent is privileged: turn it on in the Developer Portal (Bot page), or drop it") \
-    X(CLOSE_CODE, 1000, RESUME,   0, 0, "the server closed the connection")                                   \
-    X(CLOSE_CODE, 1001, RESUME,   0, 0, "the server went away")                                               \
-    X(CLOSE_CODE, GW__ANY, RESUME, 0, 0, "the server, or a proxy on the way, closed the connection")          \
-    X(ASKED,      GW__ANY, RESUME, 0, 0, "Discord asked for a new connection (op 7)")                         \
-    X(INVALID_SESSION, GW__INVALID_TRUE, RESUME, 0, 0, "Discord asked to resume (op 9, true)")                \
-    X(INVALID_SESSION, GW__INVALID_AFTER_IDENTIFY, IDENTIFY, 5000, 6000, "Identify was refused: usually too many at a time with this token") \
-    X(INVALID_SESSION, GW__ANY, IDENTIFY, 1000, 5000, "the session cannot be resumed; a new one is started")  \
-    X(CONFIG,     GW__ANY, FATAL,  0, 0, "mend the config and open a new client")                             \
-    X(SLEPT,      GW__ANY, RESUME, 0, 0, "this machine was suspended")                                        \
-    X(NO_ACK,     GW__ANY, RESUME, 0, 0, "the connection is dead: a heartbeat was not answered")              \
-    X(TIMEOUT,    GW__ANY, RESUME, 0, 0, "is this machine online? https://discordstatus.com tells of outages") \
-    X(PROTOCOL,   GW__ANY, RESUME, 0, 0, "what came in breaks the protocol")                                  \
-    X(BY_CALLER,  GW__ANY, STOP,   0, 0, "by the caller")                                                     \
+#define GW__ENDINGS(X) \
+    X(CLOSE_CODE, 4000, RESUME,   0, 0, "Discord had an internal error") \
+    X(CLOSE_CODE, 4001, RESUME,   0, 0, \
+      "a payload had an opcode or a body that Discord does not know") \
+    X(CLOSE_CODE, 4002, RESUME,   0, 0, "a payload was invalid, or larger than 4,096 bytes") \
+    X(CLOSE_CODE, 4003, IDENTIFY, 0, 0, \
+      "the session was not known any more, or something was sent before identifying") \
+    X(CLOSE_CODE, 4004, FATAL,    0, 0, \
+      "the bot token is wrong or was reset: get a new one from the Developer Portal") \
+    X(CLOSE_CODE, 4005, RESUME,   0, 0, "Identify was sent twice on one connection") \
+    X(CLOSE_CODE, 4006, IDENTIFY, 0, 0, "the session is no longer valid; a new one is started") \
+    X(CLOSE_CODE, 4007, IDENTIFY, 0, 0, \
+      "Resume used a sequence number that Discord rejects; a new session is started") \
+    X(CLOSE_CODE, 4008, RESUME, 60000, 61000, "too many payloads were sent (120 in 60 s)") \
+    X(CLOSE_CODE, 4009, IDENTIFY, 0, 0, "the session timed out; a new one is started") \
+    X(CLOSE_CODE, 4010, STOP,     0, 0, \
+      "the shard id or the shard count is not valid for this bot") \
+    X(CLOSE_CODE, 4011, FATAL,    0, 0, \
+      "the bot is in too many guilds for so few shards: at most 2,500 guilds a shard") \
+    X(CLOSE_CODE, 4012, FATAL,    0, 0, \
+      "the Gateway does not know the API version in the URL: update this library") \
+    X(CLOSE_CODE, 4013, FATAL,    0, 0, "config.intents has bits that are not defined") \
+    X(CLOSE_CODE, 4014, FATAL,    0, 0, \
+      "an intent is privileged: turn it on in the Developer Portal (Bot page), or drop it") \
+    X(CLOSE_CODE, 1000, RESUME,   0, 0, "the server closed the connection") \
+    X(CLOSE_CODE, 1001, RESUME,   0, 0, "the server went away") \
+    X(CLOSE_CODE, GW__ANY, RESUME, 0, 0, \
+      "the server, or a proxy on the way, closed the connection") \
+    X(ASKED,      GW__ANY, RESUME, 0, 0, "Discord asked for a new connection (op 7)") \
+    X(INVALID_SESSION, GW__INVALID_TRUE, RESUME, 0, 0, "Discord asked to resume (op 9, true)") \
+    X(INVALID_SESSION, GW__INVALID_AFTER_IDENTIFY, IDENTIFY, 5000, 6000, \
+      "Identify was refused: usually too many at a time with this token") \
+    X(INVALID_SESSION, GW__ANY, IDENTIFY, 1000, 5000, \
+      "the session cannot be resumed; a new one is started") \
+    X(CONFIG,     GW__ANY, FATAL,  0, 0, "mend the config and open a new client") \
+    X(SLEPT,      GW__ANY, RESUME, 0, 0, "this machine was suspended") \
+    X(NO_ACK,     GW__ANY, RESUME, 0, 0, "the connection is dead: a heartbeat was not answered") \
+    X(TIMEOUT,    GW__ANY, RESUME, 0, 0, \
+      "is this machine online? https://discordstatus.com tells of outages") \
+    X(PROTOCOL,   GW__ANY, RESUME, 0, 0, "what came in breaks the protocol") \
+    X(BY_CALLER,  GW__ANY, STOP,   0, 0, "by the caller") \
     X(NONE,       GW__ANY, RESUME, 0, 0, "")
 
 typedef enum gw__next {
@@ -7032,7 +7063,8 @@ static void gw__session_on_ready(gw__session *session)
     session->replaying = 0;
 }
 
-/* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached one takes its place. */
+/* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached
+ * one takes its place. */
 static void gw__session_take_ready(gw__session *session, const gw_json *d, const gw__url *cached,
                                    gw__fault *refused)
 {
@@ -7074,7 +7106,8 @@ static gw__act gw__session_on_ack(gw__session *session, uint64_t now_us)
 {
     session->beat_unanswered = 0;
     session->suspect_ms = 0;
-    if (!session->ack_awaited) return GW__ACT_NOTHING;          /* one that nobody waits for says nothing of latency */
+    /* one that nobody waits for says nothing of latency */
+    if (!session->ack_awaited) return GW__ACT_NOTHING;
     session->ack_awaited = 0;
     session->acks++;
     session->latency_us = now_us - session->beat_sent_us;
@@ -7119,12 +7152,14 @@ static gw__act gw__session_on_payload(gw__session *session, const gw__payload *p
     case GW__OP_HELLO:
         return gw__session_on_hello(session, &payload->d, now_us / 1000u, random, fault);
     case GW__OP_HEARTBEAT_ACK:   return gw__session_on_ack(session, now_us);
-    default:                     return GW__ACT_NOTHING;        /* what Discord adds tomorrow is no error */
+    /* what Discord adds tomorrow is no error */
+    default:                     return GW__ACT_NOTHING;
     }
 }
 
-/* A regular heartbeat is due. `drained`: the socket was read until it would block, so that an answer would have been
- * seen. Then an unanswered beat means a dead connection (Discord docs, "Sending Heartbeats"); else we only suspect. */
+/* A regular heartbeat is due. `drained`: the socket was read until it would block, so that an
+ * answer would have been seen. Then an unanswered beat means a dead connection (Discord docs,
+ * "Sending Heartbeats"); else we only suspect. */
 static gw__act gw__session_on_beat_due(gw__session *session, int drained, uint64_t now_ms,
                                        gw__fault *fault)
 {
@@ -7169,8 +7204,8 @@ static gw__next gw__session_after(gw__session *session, const gw__ending *ending
     return ending->next;
 }
 
-/* Where to connect. Identify goes to the cached URL; a Resume to the session's own, and to the cached one every other
- * time that a connect failed. */
+/* Where to connect. Identify goes to the cached URL; a Resume to the session's own, and to the
+ * cached one every other time that a connect failed. */
 static const gw__url *gw__session_url(const gw__session *session, const gw__url *cached)
 {
     if (!gw__session_can_resume(session) || session->at_cached_url || !session->resume_url.host[0])
@@ -7328,7 +7363,7 @@ static void gw__presence_write(gw__json_writer *writer, const gw_presence *prese
  * ========================================================================== */
 
 #define GW__SEND_WINDOW_MS 60000u
-#define GW__SEND_TOTAL 120u             /* payloads in a window, heartbeats and handshake included */
+#define GW__SEND_TOTAL 120u  /* payloads in a window, heartbeats and handshake included */
 #define GW__SEND_SHARE_MIN 110u         /* of them the caller's, however fast the heart beats */
 #define GW__SEND_BYTES_MAX 4096u
 
@@ -7463,19 +7498,21 @@ static void gw__send_free(gw__send *send)
 
 #define GW__IDENTIFY_EVERY_MS 5500u         /* 5 s by the documents, and half a second to spare */
 #define GW__IDENTIFY_DAY_MS 86400000u
-#define GW__IDENTIFY_DAY_LIMIT 1000u        /* at the limit Discord ends all sessions and resets the token */
+/* at the limit Discord ends all sessions and resets the token */
+#define GW__IDENTIFY_DAY_LIMIT 1000u
 #define GW__CONCURRENCY_MAX 1024u
 
 typedef struct gw__gate {
     gw__mem *mem;
     uint32_t concurrency;                   /* buckets; a shard's is its id % concurrency */
-    uint64_t *free_ms;                      /* per bucket: when the next may identify; GW__NEVER: one holds the permit */
+    /* per bucket: when the next may identify; GW__NEVER: one holds the permit */
+    uint64_t *free_ms;
     uint32_t remaining;                     /* Identifies left in this window */
     uint32_t promised;                      /* permits that are out, not spent yet */
-    uint32_t limit_is_known;                /* the server or the config said so; else we count by ourselves */
-    uint64_t resets_ms;                     /* when the window ends; GW__NEVER: it begins with the next Identify */
+    uint32_t limit_is_known;  /* the server or the config said so; else we count by ourselves */
+    uint64_t resets_ms;  /* when the window ends; GW__NEVER: it begins with the next Identify */
     uint32_t spent;                         /* by us in this window */
-    uint64_t last_unix;                     /* of the last Identify, s: it travels in the session text */
+    uint64_t last_unix;  /* of the last Identify, s: it travels in the session text */
 } gw__gate;
 
 static int gw__gate_init(gw__gate *gate, gw__mem *mem, uint32_t concurrency)
@@ -7525,7 +7562,8 @@ static void gw__gate_refill(gw__gate *gate, uint64_t now_ms)
     gate->resets_ms = GW__NEVER;
 }
 
-/* Takes the permit of the shard's bucket. 0: taken; else how long to wait, *held_by_budget tells for what. */
+/* Takes the permit of the shard's bucket. 0: taken; else how long to wait, *held_by_budget tells
+ * for what. */
 static uint64_t gw__gate_take(gw__gate *gate, int32_t shard, uint64_t now_ms, int *held_by_budget)
 {
     uint32_t bucket = (uint32_t)shard % gate->concurrency;
@@ -7561,7 +7599,8 @@ static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint6
     gate->last_unix = unix_time;
     gw__gate_refill(gate, now_ms);
     gate->free_ms[(uint32_t)shard % gate->concurrency] = now_ms + GW__IDENTIFY_EVERY_MS;
-    if (gate->resets_ms == GW__NEVER) gate->resets_ms = now_ms + GW__IDENTIFY_DAY_MS;   /* the day begins with the first */
+    /* the day begins with the first */
+    if (gate->resets_ms == GW__NEVER) gate->resets_ms = now_ms + GW__IDENTIFY_DAY_MS;
     if (gate->remaining) gate->remaining--;
     gate->promised--;
     gate->spent++;
@@ -7574,18 +7613,19 @@ static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint6
  *    One enum, one function that enters a state: gw__shard_enter().
  * ========================================================================== */
 
-/* name, deadline in ms, what is said when it passes. Without a deadline: WAITING and GATED get their time when they are
- * entered, LINKING has the link's own, IDENTIFYING and LIVE are guarded by the ACK rule, STOPPED waits for nobody. */
-#define GW__STATES(X)                                                                               \
-    X(WAITING,     0,     "")                                                                       \
-    X(GATED,       0,     "")                                                                       \
-    X(LINKING,     0,     "")                                                                       \
-    X(UPGRADING,   15000, "the server did not answer the WebSocket upgrade")                        \
-    X(HELLO,       20000, "the server sent no Hello (op 10)")                                       \
-    X(IDENTIFYING, 0,     "")                                                                       \
-    X(RESUMING,    60000, "the server neither resumed the session nor refused")                     \
-    X(LIVE,        0,     "")                                                                       \
-    X(CLOSING,     4000,  "the server did not answer our close frame")                              \
+/* name, deadline in ms, what is said when it passes. Without a deadline: WAITING and GATED get
+ * their time when they are entered, LINKING has the link's own, IDENTIFYING and LIVE are guarded
+ * by the ACK rule, STOPPED waits for nobody. */
+#define GW__STATES(X) \
+    X(WAITING,     0,     "") \
+    X(GATED,       0,     "") \
+    X(LINKING,     0,     "") \
+    X(UPGRADING,   15000, "the server did not answer the WebSocket upgrade") \
+    X(HELLO,       20000, "the server sent no Hello (op 10)") \
+    X(IDENTIFYING, 0,     "") \
+    X(RESUMING,    60000, "the server neither resumed the session nor refused") \
+    X(LIVE,        0,     "") \
+    X(CLOSING,     4000,  "the server did not answer our close frame") \
     X(STOPPED,     0,     "")
 
 typedef enum gw__state {
@@ -7626,7 +7666,7 @@ typedef struct gw__shared {             /* what all shards of a client share */
     gw__buf scratch;                    /* a payload while it is written */
     gw__url gateway_url;                /* the cached one; never overwritten by a resume URL */
     uint32_t has_gateway_url, gateway_url_failures;
-    uint32_t knows_limits;              /* the config or /gateway/bot said what an Identify may cost */
+    uint32_t knows_limits;  /* the config or /gateway/bot said what an Identify may cost */
     uint32_t info_wanted;               /* a shard wants to identify and must know first */
     uint32_t max_payload, shard_count;
     uint32_t ack_by_hand;
@@ -7676,7 +7716,8 @@ static int gw__notices_have_room(const gw__notices *notices)
     return notices->count + GW__NOTICES_A_STEP <= GW__NOTICES_MAX;
 }
 
-/* Queues a notice; NULL only if its caller forgot to ask for room. The event's other fields are the caller's to fill. */
+/* Queues a notice; NULL only if its caller forgot to ask for room. The event's other fields are
+ * the caller's to fill. */
 static gw_event *gw__notice_push(gw__shared *shared, uint32_t type, int32_t shard,
                                  const char *message, const char *d)
 {
@@ -7690,7 +7731,7 @@ static gw_event *gw__notice_push(gw__shared *shared, uint32_t type, int32_t shar
     notice->event.type = type;
     notice->event.shard = shard;
     notice->event.name = gw_name_of(type);
-    notice->event.message = "";                 /* without memory the event comes without its sentence */
+    notice->event.message = "";  /* without memory the event comes without its sentence */
     notice->text = (char *)gw__mem_new(&shared->mem, message_bytes + d_bytes);
     if (!notice->text) return &notice->event;
     notice->text_bytes = message_bytes + d_bytes;
@@ -7825,7 +7866,8 @@ static int gw__shard_write_scratch(gw__shard *shard, int written, uint64_t now_m
     int sent = written && gw__send_may_leave(&shard->send, 0, shard->session.interval_ms, now_ms);
     if (sent) {
         gw__send_count(&shard->send, 0, now_ms);
-        sent = gw__shard_write_frame(shard, GW__WS_TEXT, gw__buf_data(scratch), gw__buf_len(scratch));
+        sent = gw__shard_write_frame(shard, GW__WS_TEXT, gw__buf_data(scratch),
+                                     gw__buf_len(scratch));
     }
     if (scratch->bytes) gw__mem_wipe(scratch->bytes, scratch->cap);     /* it may hold the token */
     gw__buf_clear(scratch);
@@ -7853,7 +7895,8 @@ static void gw__shard_drop_command(gw__shard *shard, const gw__send_item *item, 
     gw__send_pop(&shard->send);
 }
 
-/* What waits in the queue leaves as far as the window allows; too old ones come back as COMMAND_DROPPED. */
+/* What waits in the queue leaves as far as the window allows; too old ones come back as
+ * COMMAND_DROPPED. */
 static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
 {
     gw__send_item *item;
@@ -7863,7 +7906,8 @@ static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
             gw__shard_drop_command(shard, item, GW_REASON_TOO_OLD);
             continue;
         }
-        if (shard->state != GW__LIVE || gw__buf_len(&shard->link.out)) return;     /* a dead connection must not eat it */
+        /* a dead connection must not eat it */
+        if (shard->state != GW__LIVE || gw__buf_len(&shard->link.out)) return;
         if (!gw__send_may_leave(&shard->send, 1, shard->session.interval_ms, now_ms)) return;
         gw__send_count(&shard->send, 1, now_ms);
         gw__shard_write_frame(shard, GW__WS_TEXT, item->bytes, item->len);
@@ -7893,7 +7937,8 @@ static void gw__shard_return_permit(gw__shard *shard, uint64_t now_ms)
     gw__gate_return(&shard->shared->gate, shard->id, now_ms);
 }
 
-/* A connect that failed before Hello: the other host is tried next, and the cached URL may be out of date. */
+/* A connect that failed before Hello: the other host is tried next, and the cached URL may be
+ * out of date. */
 static void gw__shard_count_failed_connect(gw__shard *shard)
 {
     if (shard->state != GW__LINKING && shard->state != GW__UPGRADING && shard->state != GW__HELLO)
@@ -7946,7 +7991,8 @@ static void gw__shard_lose_session(gw__shard *shard, int tell)
                         NULL);
 }
 
-/* The end that cannot be mended by connecting again: of the client, or of this shard where there are others. */
+/* The end that cannot be mended by connecting again: of the client, or of this shard where there
+ * are others. */
 static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, gw__next next,
                                    uint64_t now_ms)
 {
@@ -7957,7 +8003,8 @@ static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, g
     gw__shard_enter(shard, GW__STOPPED, now_ms, ending->advice);
 }
 
-/* Every end of a connection comes through here: shard->fault and shard->detail say why, the table says what next. */
+/* Every end of a connection comes through here: shard->fault and shard->detail say why, the
+ * table says what next. */
 static gw__step gw__shard_end(gw__shard *shard, uint64_t now_ms)
 {
     const gw__ending *ending = gw__ending_of(shard->fault.reason, shard->detail);
@@ -7969,7 +8016,8 @@ static gw__step gw__shard_end(gw__shard *shard, uint64_t now_ms)
     next = gw__session_after(&shard->session, ending, gw__shared_random(shard->shared), &wait_ms);
     wait_ms = GW__MAX(wait_ms, (uint32_t)GW__MIN(shard->http.retry_after_ms, UINT32_MAX));
     gw__shard_tell_disconnected(shard, ending, next, wait_ms);
-    if (shard->state == GW__CLOSING) {              /* the caller's own stop; GW_KEEP keeps the session for its text */
+    /* the caller's own stop; GW_KEEP keeps the session for its text */
+    if (shard->state == GW__CLOSING) {
         if (shard->stop_how == GW_END) gw__shard_lose_session(shard, 0);
         gw__shard_enter(shard, GW__STOPPED, now_ms, "stopped by the caller");
         return GW__STEP_MORE;
@@ -8006,7 +8054,8 @@ static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
     size_t len;
     memset(&shard->fault, 0, sizeof shard->fault);
     shard->detail = 0;
-    shard->own_close = 4000;        /* 1000 and 1001 would end the session. Discord docs, "Initiating a Disconnect" */
+    /* 1000 and 1001 would end the session. Discord docs, "Initiating a Disconnect" */
+    shard->own_close = 4000;
     shard->hold_told = 0;
     shard->http.retry_after_ms = 0;
     gw__session_begin_connection(&shard->session);
@@ -8091,7 +8140,8 @@ static gw__step gw__shard_link(gw__shard *shard, uint64_t now_ms)
     gw__tls_ticket *ticket = gw__shared_ticket(shard->shared, &shard->link.url);
     switch (gw__link_step(&shard->link, &shard->shared->trust, &clock, ticket, now_ms)) {
     case GW__LINK_ENDED:
-        if (before == GW__LINK_SECURING) gw__mem_wipe(ticket, sizeof *ticket);      /* it may be what the peer did not like */
+        /* it may be what the peer did not like */
+        if (before == GW__LINK_SECURING) gw__mem_wipe(ticket, sizeof *ticket);
         return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
     case GW__LINK_OPEN: break;
     default:
@@ -8151,7 +8201,8 @@ static void gw__shard_begin_message(gw__shard *shard)
     shard->message_bytes = 0;
 }
 
-/* The rest of the payload is of no use: where all is known that counts, not even its brackets need a look. */
+/* The rest of the payload is of no use: where all is known that counts, not even its brackets
+ * need a look. */
 static void gw__shard_drop_rest(gw__shard *shard)
 {
     gw__buf_clear(&shard->payload);
@@ -8218,7 +8269,8 @@ static void gw__shard_deliver(gw__shard *shard, const gw__payload *payload, uint
     shard->events++;
 }
 
-/* What is not handed out counts as taken, unless an event before it still is in the caller's hand. */
+/* What is not handed out counts as taken, unless an event before it still is in the caller's
+ * hand. */
 static void gw__shard_take_seq(gw__shard *shard, const gw__payload *payload)
 {
     if (!payload->has_seq || shard->shared->ack_by_hand || shard->in_hand) return;
@@ -8283,7 +8335,8 @@ static gw__step gw__shard_identify(gw__shard *shard, uint64_t now_ms)
 static gw__step gw__shard_resume(gw__shard *shard, uint64_t now_ms)
 {
     gw__shared *shared = shard->shared;
-    int written = gw__session_write_resume(&shared->scratch, &shard->session, shared->identity.token);
+    int written = gw__session_write_resume(&shared->scratch, &shard->session,
+                                           shared->identity.token);
     if (!gw__shard_write_scratch(shard, written, now_ms))
         return gw__shard_fail(shard, GW_REASON_MEMORY, "no memory to write Resume", now_ms);
     shard->session.resumes_unanswered++;
@@ -8362,7 +8415,8 @@ static gw__step gw__shard_end_message(gw__shard *shard, uint64_t now_us)
 
 /* ---- reading ---- */
 
-/* The peer's Close: answered with its own code, except 1000 and 1001, which would end the session. */
+/* The peer's Close: answered with its own code, except 1000 and 1001, which would end the
+ * session. */
 static gw__step gw__shard_on_close(gw__shard *shard, const gw__ws_piece *piece, uint64_t now_ms)
 {
     char reason[124];
@@ -8382,7 +8436,8 @@ static gw__step gw__shard_on_close(gw__shard *shard, const gw__ws_piece *piece, 
 static gw__step gw__shard_on_control(gw__shard *shard, const gw__ws_piece *piece, uint64_t now_ms)
 {
     if (piece->opcode == GW__WS_CLOSE) return gw__shard_on_close(shard, piece, now_ms);
-    if (piece->opcode == GW__WS_PING && gw__buf_len(&shard->link.out) < 4096)   /* a flood is not answered for ever */
+    /* a flood is not answered for ever */
+    if (piece->opcode == GW__WS_PING && gw__buf_len(&shard->link.out) < 4096)
         gw__shard_write_frame(shard, GW__WS_PONG, piece->bytes, piece->len);
     return GW__STEP_MORE;
 }
@@ -8416,8 +8471,8 @@ static gw__step gw__shard_read_closing(gw__shard *shard, uint64_t now_ms)
     return gw__shard_end(shard, now_ms);
 }
 
-/* One piece of what came in, and what follows from it. The piece lies in the link's buffer: the bytes are taken
- * before anything that may drop the link. */
+/* One piece of what came in, and what follows from it. The piece lies in the link's buffer: the
+ * bytes are taken before anything that may drop the link. */
 static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
 {
     gw__ws_piece piece;
@@ -8436,7 +8491,7 @@ static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
         shard->shared->turn_bytes += used;
         if (shard->fault.reason) return gw__shard_end(shard, now_ms);
         return piece.ends_message ? gw__shard_end_message(shard, now_us) : GW__STEP_MORE;
-    case GW__WS_CONTROL:                        /* may sit between fragments: RFC 6455 section 5.4 */
+    case GW__WS_CONTROL:  /* may sit between fragments: RFC 6455 section 5.4 */
         gw__link_take(&shard->link, used);      /* its payload lies in the ws itself */
         return gw__shard_on_control(shard, &piece, now_ms);
     case GW__WS_BROKEN:
@@ -8457,7 +8512,8 @@ static gw__step gw__shard_step(gw__shard *shard, uint64_t now_us)
     case GW__WAITING: case GW__GATED: case GW__STOPPED: case GW__STATE_COUNT:
         break;          /* nothing to read; only time or the gate moves us */
     }
-    return GW__STEP_IDLE;   /* deadlines are looked at after this, so a caller's stall kills nothing that is alive */
+    /* deadlines are looked at after this, so a caller's stall kills nothing that is alive */
+    return GW__STEP_IDLE;
 }
 
 /* ---- time ---- */
@@ -8538,8 +8594,10 @@ static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
         }
     }
     if (shard->state == GW__LINKING) shard->deadline_ms = shard->link.deadline_ms;
-    if (now_ms >= shard->deadline_ms && (shard->state == GW__CLOSING || gw__shard_is_drained(shard)))
-        gw__shard_on_deadline(shard, now_ms);       /* a flood must not hold up gw_stop() */
+    /* CLOSING does not wait for silence: a flood must not hold up gw_stop(). */
+    if (now_ms >= shard->deadline_ms &&
+        (shard->state == GW__CLOSING || gw__shard_is_drained(shard)))
+        gw__shard_on_deadline(shard, now_ms);
     gw__shard_pump(shard, now_ms);
 }
 
@@ -8619,7 +8677,7 @@ typedef struct gw__discover {
     uint32_t asked;                         /* the request is on its way */
     uint32_t is_active;
     uint32_t tries;
-    uint64_t deadline_ms;                   /* of the answer; while nothing is asked: when to ask again */
+    uint64_t deadline_ms;  /* of the answer; while nothing is asked: when to ask again */
     gw__gateway_info info;
     gw__fault fault;
     uint32_t is_final;                      /* the failure is one that no repetition mends */
@@ -8730,7 +8788,8 @@ static gw__discover_found gw__discover_refused(gw__discover *discover)
     gw__fault_set(&discover->fault, GW_REASON_HTTP, http->status, "HTTP %d from %s%s: %s%s%s",
                   (int)http->status, discover->url.host, discover->url.target, advice,
                   piece[0] ? "; it says: " : "", piece);
-    gw__text_redact(discover->fault.text, discover->token);      /* a server may send back what we sent */
+    /* a server may send back what we sent */
+    gw__text_redact(discover->fault.text, discover->token);
     discover->is_final = http->status >= 300 && http->status < 500 && http->status != 429 &&
                          http->status != 408;
     return GW__DISCOVER_FAILED;
@@ -8824,7 +8883,8 @@ static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t n
  * ========================================================================== */
 
 #ifndef GW_MAX_TOKENS
-#define GW_MAX_TOKENS 65536u                /* of an event that is looked into; a larger one is walked without tokens */
+/* of an event that is looked into; a larger one is walked without tokens */
+#define GW_MAX_TOKENS 65536u
 #endif
 #ifndef GW_API_URL
 #define GW_API_URL "https://discord.com"
@@ -8968,7 +9028,8 @@ static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
     gw__buf *body = &gw->discover.http.body;
     gw__fault fault;
     memset(&fault, 0, sizeof fault);
-    gw__url_parse(&gw->shared.gateway_url, info->url, strlen(info->url), &fault);   /* discover has looked at it */
+    /* discover has looked at it */
+    gw__url_parse(&gw->shared.gateway_url, info->url, strlen(info->url), &fault);
     gw->shared.has_gateway_url = gw->shared.knows_limits = 1;
     gw->shared.gateway_url_failures = gw->shared.info_wanted = 0;
     gw__gate_widen(&gw->shared.gate, info->max_concurrency);
@@ -9029,7 +9090,7 @@ static void gw__client_on_woken(gw_client *gw, uint64_t now_ms)
     uint32_t i, by = gw__sys_poller_unwake(&gw->shared.poller);
     if (by & GW__WOKEN_BY_CALLER) {
         gw->woken = 1;
-        gw__client_kick_gated(gw, now_ms);          /* a gate or a resolver may have its answer now */
+        gw__client_kick_gated(gw, now_ms);  /* a gate or a resolver may have its answer now */
     }
     for (i = 0; i < gw->shard_count; i++) {
         gw__link *link = &gw->shards[i].link;
@@ -9053,7 +9114,7 @@ static void gw__client_on_ready(gw_client *gw, const gw__ready *seen, uint64_t n
     }
     if (index != GW__TAG_DISCOVER && index >= gw->shard_count) return;      /* the timer */
     link = index == GW__TAG_DISCOVER ? &gw->discover.link : &gw->shards[index].link;
-    if (link->tcp.tag != seen->tag) return;                                 /* of a connection that is gone */
+    if (link->tcp.tag != seen->tag) return;  /* of a connection that is gone */
     if (seen->readable) link->readable = 1;
     if (seen->writable) gw__link_flush(link);
     if (index != GW__TAG_DISCOVER) gw__client_push_ready(gw, &gw->shards[index]);
@@ -9099,7 +9160,8 @@ static void gw__client_on_sleep(gw_client *gw, uint64_t now_us)
     for (i = 0; i < gw->shard_count; i++) {
         gw__shard *shard = &gw->shards[i];
         if (!gw__notices_have_room(&gw->shared.notices)) {
-            gw->slept_us = before_us;               /* the others at the next turn; those that wait then are not touched */
+            /* the others at the next turn; those that wait then are not touched */
+            gw->slept_us = before_us;
             return;
         }
         if (gw__shard_is_open(shard)) gw__shard_fail(shard, GW_REASON_SLEPT, text, now_us / 1000u);
@@ -9119,7 +9181,7 @@ static void gw__client_on_time(gw_client *gw, uint64_t now_us)
         gw__shard_on_time(shard, now_us);
         gw__client_push_ready(gw, shard);
         gw__link_watch(&shard->link);
-        shard->next_ms = GW__MAX(gw__shard_next_ms(shard, now_ms), now_ms + 1);     /* once a look */
+        shard->next_ms = GW__MAX(gw__shard_next_ms(shard, now_ms), now_ms + 1);  /* once a look */
         gw__heap_settle(gw, shard->heap_at);
     }
     if (gw->shared.gateway_url_failures >= GW__REDISCOVER_AFTER && !gw->url_is_given)
@@ -9197,7 +9259,8 @@ static const gw_event *gw__client_hand_out_notice(gw_client *gw)
     return &gw->event;
 }
 
-/* The payload's buffer changes hands with the one before: the shard can go on while the caller reads. */
+/* The payload's buffer changes hands with the one before: the shard can go on while the caller
+ * reads. */
 static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
 {
     gw__buf hand = gw->hand;
@@ -9290,7 +9353,8 @@ static uint64_t gw__client_next_ms(gw_client *gw)
     return next_ms;
 }
 
-/* The timer behind gw_fd(); nothing to do until somebody has asked for it, or sleeps in gw_wait(). */
+/* The timer behind gw_fd(); nothing to do until somebody has asked for it, or sleeps in
+ * gw_wait(). */
 static void gw__client_arm(gw_client *gw)
 {
     uint64_t next_ms;
@@ -9343,7 +9407,8 @@ static gw__shard *gw__client_shard(gw_client *gw, int32_t id)
  * ========================================================================== */
 
 #define GW__WORD_MAX 240u
-#define GW__SAVED_URL_MAX 100u              /* a longer one is left out, so that a shard's text fits GW_SESSION_MAX */
+/* a longer one is left out, so that a shard's text fits GW_SESSION_MAX */
+#define GW__SAVED_URL_MAX 100u
 
 static uint32_t gw__text_checksum(const char *text, size_t len)
 {
@@ -9374,7 +9439,7 @@ static const char *gw__text_word_or_dash(const char *word, size_t max)
     return word;
 }
 
-typedef struct gw__lines {                  /* writes a text whose end may lie behind the caller's buffer */
+typedef struct gw__lines {  /* writes a text whose end may lie behind the caller's buffer */
     char *out;
     size_t cap, len;
     uint32_t checksum;
@@ -9928,7 +9993,8 @@ GW_API void gw_tend(gw_client *gw)
          most && gw__notices_have_room(&gw->shared.notices) && !gw__client_turn_is_over(gw, now_us);
          most--) {
         uint32_t waits = gw->ready_count;
-        while (waits && gw->shards[gw->ready[gw->ready_first]].has_event) {     /* these wait for gw_poll() */
+        /* these wait for gw_poll() */
+        while (waits && gw->shards[gw->ready[gw->ready_first]].has_event) {
             gw__client_push_ready(gw, gw__client_pop_ready(gw));
             waits--;
         }
@@ -10152,7 +10218,8 @@ GW_API int32_t gw_ack(gw_client *gw, int32_t shard, uint32_t session, uint64_t s
         return result ? result : (int32_t)GW_ERROR_IN_HOOK;
     one = gw__client_shard(gw, shard);
     if (!one) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_ack");
-    if (session != one->session.number) return GW_OK;          /* of a session that is gone: nothing to keep */
+    /* of a session that is gone: nothing to keep */
+    if (session != one->session.number) return GW_OK;
     if (!one->session.has_received || seq > one->session.received_seq)
         return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_ack: that seq has not come yet");
     if (one->session.has_taken && seq <= one->session.taken_seq) return GW_OK;
@@ -10188,7 +10255,7 @@ static void gw__stats_add(gw_stats *stats, const gw__shard *shard)
     stats->heartbeats += shard->session.heartbeats;
     stats->acks += shard->session.acks;
     stats->latency_us = GW__MAX(stats->latency_us, shard->session.latency_us);
-    stats->latency_mean_us += shard->session.latency_sum_us;       /* a sum until all shards are in */
+    stats->latency_mean_us += shard->session.latency_sum_us;  /* a sum until all shards are in */
     stats->connects += shard->connects;
     stats->resumes += shard->resumes;
     stats->identifies += shard->identifies;

@@ -202,7 +202,8 @@ static void print_field(const char *label, const gw_json *value)
     else if (kind != GW_NUMBER && kind != GW_TRUE && kind != GW_FALSE) return;
     if (len == 0) return;
     printf("  %s=", label);
-    print_safely(kind == GW_STRING ? text : value->ptr, kind == GW_STRING ? strlen(text) : len);
+    if (kind != GW_STRING) print_safely(value->ptr, len);
+    else print_safely(text, len < sizeof text ? len : strlen(text));    /* it may have a zero in it */
     if (kind == GW_STRING && len >= sizeof text) printf("...");
 }
 

@@ -19,6 +19,7 @@ ALL_INTENTS = "53608447"    # so that messages have their content
 
 COLOURS = {"title": "1", "quiet": "2", "bad": "31;1", "good": "32", "missed": "33", "link": "36"}
 started = time.monotonic()
+guild_names = {}            # by id
 printing = threading.Lock()
 
 
@@ -41,12 +42,15 @@ def plain(text, most=56):
     return text if len(text) <= most else text[:most - 3] + "..."
 
 
-def about(d):
+def about(name, d):
     """A few telling fields of an event."""
-    who = d.get("author") or d.get("user") or {}
-    parts = [who.get("username"), d.get("name"), "%d members" % d["member_count"] if "member_count" in d else None,
-             (d.get("emoji") or {}).get("name"), '"%s"' % d["content"] if d.get("content") else None, d.get("status")]
-    return plain("  ".join(part for part in parts if part), 64)
+    if name == "GUILD_CREATE":
+        guild_names[d["id"]] = d["name"]
+        return plain("%s  %d members" % (d["name"], d["member_count"]))
+    who = (d.get("author") or d.get("user") or {}).get("username")
+    what = d.get("content") or d.get("status") or d.get("name") or (d.get("emoji") or {}).get("name")
+    where = guild_names.get(d.get("guild_id"))
+    return "  ".join(part for part in (who, plain(what, 40) if what else None, plain("in " + where) if where else None) if part)
 
 
 def tell(line):
@@ -54,12 +58,13 @@ def tell(line):
     clock = "%7.3f s  " % (time.monotonic() - started)
     ev = line["ev"]
     if ev == "dispatch":
-        missed = line.get("replayed") and line["t"] != "RESUMED"
         landmark = line["t"] in ("READY", "RESUMED")
-        say(clock + "%5d  %-22s%s%s" % (line["s"], line["t"], about(line["d"]), "  (was missed)" if missed else ""),
-            "good" if landmark else "missed" if missed else None)
+        missed = line.get("replayed") and not landmark
+        text = "%5d  %-22s%s%s" % (line["s"], line["t"], about(line["t"], line["d"]), "  (was missed)" if missed else "")
+        say(clock + text.rstrip(), "good" if landmark else "missed" if missed else None)
     elif ev == "close":
-        say(clock + "       connection lost: %s" % plain(line["msg"], 90), "bad" if line["reason"] != "by_caller" else "link")
+        ours = line["reason"] == "by_caller"
+        say(clock + "       %s: %s" % ("closed" if ours else "connection lost", plain(line["msg"], 90)), "link" if ours else "bad")
     elif ev == "reconnect":
         say(clock + "       %s in %d ms" % ("resumes the session" if line["resume"] else "starts a new session", line["in_ms"]), "link")
     elif ev == "connecting":
@@ -130,9 +135,9 @@ def summary(sim, tail, tally, peak_kib):
             ("lost", len(tally.lost), ""), ("doubled", len(tally.doubled), ""),
             ("reconnects", len(gaps), ", ".join("%.3f s" % gap for gap in gaps) +
              " (in the first the simulator held its answer back for %.1f s)" % (HELD_BACK_MS / 1000))):
-        say("  %-12s%6d   %s" % (name, value, note))
+        say(("  %-12s%6d   %s" % (name, value, note)).rstrip())
     if live:
-        say("  %-12s%6.2f   ms in the middle, %.2f at most: from the simulator's stamp to tail's line" % (
+        say("  %-12s%6.2f   ms median, %.2f ms at most, from the simulator's stamp to tail's line" % (
             "latency", statistics.median(live), max(live)))
     say("  %-12s%6s   MiB at most, all of tail" % ("memory", "%.1f" % (peak_kib / 1024) if peak_kib else "?"))
     strange = ["%s (%s)" % (line["rule"], line["why"]) for line in sim.violations()]
@@ -162,6 +167,7 @@ def main():
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")                    # a terminal without UTF-8 is no reason to stop
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # so that the children are ended
     try:
         sys.exit(main())
