@@ -2337,6 +2337,31 @@ static gw__dns_found gw__dns_ask_hook(gw__dns *dns, gw__net *net, const char *ho
     return GW__DNS_FAILED;
 }
 
+#ifndef GW_NO_THREADS
+static gw__dns_found gw__dns_ask_thread(gw__dns *dns, gw__net *net, const char *host,
+                                        gw__fault *fault)
+{
+    int error = 0, done;
+    if (!dns->job) dns->job = gw__dns_job_start(host, gw__sys_poller_wake_end(net->poller));
+    if (!dns->job) {
+        gw__fault_set(fault, GW_REASON_RESOLVE, 0,
+                      "DNS: the system gives no thread to look up %s in", host);
+        return GW__DNS_FAILED;
+    }
+    gw__sys_mutex_lock(&dns->job->mutex);
+    done = dns->job->done != 0;
+    if (done) {
+        dns->count = dns->job->count;
+        error = dns->job->error;
+        memcpy(dns->found, dns->job->found, sizeof dns->found);
+    }
+    gw__sys_mutex_unlock(&dns->job->mutex);
+    if (!done) return GW__DNS_WAITING;
+    gw__dns_cancel(dns);
+    return gw__dns_answer(dns, host, error, fault);
+}
+#endif
+
 /* Asks, or looks whether the answer is there. Blocks only where there is no thread to ask in. */
 static gw__dns_found gw__dns_look(gw__dns *dns, gw__net *net, const char *host, uint64_t now_ms,
                                   gw__fault *fault)
@@ -2348,26 +2373,7 @@ static gw__dns_found gw__dns_look(gw__dns *dns, gw__net *net, const char *host, 
     }
     if (net->resolve) return gw__dns_ask_hook(dns, net, host, now_ms, fault);
 #ifndef GW_NO_THREADS
-    if (!net->no_thread) {
-        int done;
-        if (!dns->job) dns->job = gw__dns_job_start(host, gw__sys_poller_wake_end(net->poller));
-        if (!dns->job) {
-            gw__fault_set(fault, GW_REASON_RESOLVE, 0,
-                          "DNS: the system gives no thread to look up %s in", host);
-            return GW__DNS_FAILED;
-        }
-        gw__sys_mutex_lock(&dns->job->mutex);
-        done = dns->job->done != 0;
-        if (done) {
-            dns->count = dns->job->count;
-            error = dns->job->error;
-            memcpy(dns->found, dns->job->found, sizeof dns->found);
-        }
-        gw__sys_mutex_unlock(&dns->job->mutex);
-        if (!done) return GW__DNS_WAITING;
-        gw__dns_cancel(dns);
-        return gw__dns_answer(dns, host, error, fault);
-    }
+    if (!net->no_thread) return gw__dns_ask_thread(dns, net, host, fault);
 #endif
     dns->count = gw__sys_resolve(host, dns->found, GW__ADDRESSES_MAX, &error);
     return gw__dns_answer(dns, host, error, fault);
@@ -3804,11 +3810,21 @@ static const char *gw__tls_alert_text(int alert)
     }
 }
 
+/* A server that knows nothing newer than TLS 1.1 has none of our suites, and says just that
+ * (handshake_failure); the version of its record gives it away. */
+static int gw__tls_is_old_server(const gw__tls *tls, int alert)
+{
+    return alert == 40 && tls->first[0] == 21 && tls->first[2] < 3;
+}
+
 static void gw__tls_explain_alert(gw__tls *tls, int alert, int is_theirs)
 {
     uint32_t reason = is_theirs ? GW_REASON_TLS_ALERT : GW_REASON_TLS_PROTOCOL;
     if (alert == 70) reason = GW_REASON_TLS_VERSION;
-    if (is_theirs)
+    if (is_theirs && gw__tls_is_old_server(tls, alert))
+        gw__fault_set(&tls->fault, GW_REASON_TLS_VERSION, 0,
+                      "TLS: %s speaks nothing newer than TLS 1.1; TLS 1.2 is needed", tls->host);
+    else if (is_theirs)
         gw__fault_set(&tls->fault, reason, 0, "TLS: %s refused with alert %d, %s", tls->host,
                       alert, gw__tls_alert_text(alert));
     else
@@ -5024,6 +5040,7 @@ static int gw__link_has_work(gw__link *link)
 {
     size_t len;
     if (link->held || link->state == GW__LINK_ENDED) return 0;
+    if (link->state < GW__LINK_SECURING) return 0;      /* time, the resolver or the poller moves it */
     if (link->readable || link->peer_ended || gw__buf_len(&link->wire)) return 1;
     return link->tls && gw__tls_plain_in(link->tls, &len) != NULL;
 }
@@ -8073,46 +8090,64 @@ static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
     gw__shard_enter(shard, GW__LINKING, now_ms, text);
 }
 
-/* The gate, ours and the caller's. 1: the shard holds a permit. */
-static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
+/* config.identify_gate said never: the shard stops, nothing is wrong with the rest. */
+static void gw__shard_never(gw__shard *shard, uint64_t now_ms)
+{
+    memset(&shard->fault, 0, sizeof shard->fault);
+    gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "config.identify_gate said never");
+    gw__shard_tell_fatal(shard, GW_SHARD_STOPPED, gw__ending_of(GW_REASON_BY_CALLER, 0));
+    gw__shard_enter(shard, GW__STOPPED, now_ms, shard->fault.text);
+}
+
+/* Once a wait, and not for the few seconds between two Identifies. */
+static void gw__shard_tell_held(gw__shard *shard, const char *why)
+{
+    gw_event *event;
+    if (shard->hold_told) return;
+    shard->hold_told = 1;
+    event = gw__notice_push(shard->shared, GW_IDENTIFY_HELD, shard->id, why, NULL);
+    if (!event) return;
+    event->in_ms = shard->wait_ms;
+    event->reason = GW_REASON_BUDGET;
+}
+
+/* The caller's own gate, for fleets; asked only when ours has given its permit. */
+static int32_t gw__shard_ask_caller(gw__shard *shard)
 {
     gw__shared *shared = shard->shared;
-    int by_budget = 0, by_caller = 0;
-    uint64_t wait_ms = gw__gate_take(&shared->gate, shard->id, now_ms, &by_budget);
-    gw_event *event;
-    if (wait_ms == 0 && shared->identify_gate) {
-        int32_t answer;
-        shared->net.in_hook = 1;
-        answer = shared->identify_gate(shared->net.user, shard->id,
-                                       (uint32_t)shard->id % shared->gate.concurrency);
-        shared->net.in_hook = 0;
-        by_caller = answer != 0;
-        wait_ms = answer < 0 ? 0 : (uint64_t)answer;
-        if (by_caller) gw__gate_return(&shared->gate, shard->id, now_ms);
-        if (answer < 0) {
-            shard->detail = 0;
-            memset(&shard->fault, 0, sizeof shard->fault);
-            gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "config.identify_gate said never");
-            gw__shard_tell_fatal(shard, GW_SHARD_STOPPED, gw__ending_of(GW_REASON_BY_CALLER, 0));
-            gw__shard_enter(shard, GW__STOPPED, now_ms, "config.identify_gate said never");
-            return 0;
-        }
+    int32_t answer;
+    if (!shared->identify_gate) return 0;
+    shared->net.in_hook = 1;
+    answer = shared->identify_gate(shared->net.user, shard->id,
+                                   (uint32_t)shard->id % shared->gate.concurrency);
+    shared->net.in_hook = 0;
+    return answer;
+}
+
+/* The gate, ours and then the caller's. 1: the shard holds a permit; else it knows how long to wait. */
+static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
+{
+    gw__gate *gate = &shard->shared->gate;
+    int by_budget = 0;
+    uint64_t wait_ms = gw__gate_take(gate, shard->id, now_ms, &by_budget);
+    int32_t answer;
+    if (wait_ms) {
+        shard->wait_ms = (uint32_t)GW__MIN(wait_ms, UINT32_MAX);
+        if (by_budget)
+            gw__shard_tell_held(shard, "no Identify is left for today; at the limit Discord would "
+                                       "reset the token");
+        return 0;
     }
-    shard->has_permit = wait_ms == 0 && !by_caller;
-    if (shard->has_permit) return 1;
-    shard->wait_ms = (uint32_t)GW__MIN(wait_ms, UINT32_MAX);
-    if ((by_budget || by_caller) && !shard->hold_told) {
-        event = gw__notice_push(
-            shared, GW_IDENTIFY_HELD, shard->id,
-            by_budget ? "no Identify is left for today; at the limit Discord would reset the token"
-                      : "config.identify_gate says wait",
-            NULL);
-        if (event) {
-            event->in_ms = shard->wait_ms;
-            event->reason = GW_REASON_BUDGET;
-        }
-        shard->hold_told = 1;
+    answer = gw__shard_ask_caller(shard);
+    shard->has_permit = answer == 0;
+    if (answer == 0) return 1;
+    gw__gate_return(gate, shard->id, now_ms);
+    if (answer < 0) {
+        gw__shard_never(shard, now_ms);
+        return 0;
     }
+    shard->wait_ms = (uint32_t)answer;
+    gw__shard_tell_held(shard, "config.identify_gate says wait");
     return 0;
 }
 
@@ -8821,29 +8856,36 @@ static gw__discover_found gw__discover_answered(gw__discover *discover)
     return GW__DISCOVER_DONE;
 }
 
+static gw__discover_found gw__discover_connect(gw__discover *discover, gw__trust *trust,
+                                               const gw__trust_clock *clock, uint64_t now_ms)
+{
+    gw__link_state before = discover->link.state;
+    switch (gw__link_step(&discover->link, trust, clock, NULL, now_ms)) {
+    case GW__LINK_ENDED: return gw__discover_fail(discover, &discover->link.fault);
+    case GW__LINK_OPEN: break;
+    default:
+        return discover->link.state != before || gw__link_has_work(&discover->link)
+            ? GW__DISCOVER_MORE : GW__DISCOVER_WAITING;
+    }
+    discover->deadline_ms = now_ms + GW__DISCOVER_TIMEOUT_MS;
+    discover->asked = 1;
+    if (!gw__http_write_get(&discover->link.out, &discover->url, discover->url.target,
+                            discover->token)) {
+        gw__fault_set(&discover->link.fault, GW_REASON_MEMORY, 0,
+                      "no memory for the request of /gateway/bot");
+        return gw__discover_fail(discover, &discover->link.fault);
+    }
+    gw__link_flush(&discover->link);
+    return GW__DISCOVER_MORE;
+}
+
 static gw__discover_found gw__discover_step(gw__discover *discover, gw__trust *trust,
                                             const gw__trust_clock *clock, uint64_t now_ms)
 {
     gw__http_found found;
     const uint8_t *bytes;
     size_t len, used = 0;
-    gw__link_state before = discover->link.state;
-    if (before != GW__LINK_OPEN) {
-        if (gw__link_step(&discover->link, trust, clock, NULL, now_ms) == GW__LINK_ENDED)
-            return gw__discover_fail(discover, &discover->link.fault);
-        if (discover->link.state == before)
-            return gw__link_has_work(&discover->link) ? GW__DISCOVER_MORE : GW__DISCOVER_WAITING;
-        if (discover->link.state != GW__LINK_OPEN) return GW__DISCOVER_MORE;
-    }
-    if (!discover->asked) {
-        discover->asked = 1;
-        discover->deadline_ms = now_ms + GW__DISCOVER_TIMEOUT_MS;
-        if (!gw__http_write_get(&discover->link.out, &discover->url, discover->url.target,
-                                discover->token))
-            gw__fault_set(&discover->link.fault, GW_REASON_MEMORY, 0,
-                          "no memory for the request of /gateway/bot");
-        gw__link_flush(&discover->link);
-    }
+    if (!discover->asked) return gw__discover_connect(discover, trust, clock, now_ms);
     bytes = gw__link_peek(&discover->link, &len, now_ms);
     if (bytes) {
         found = gw__http_push(&discover->http, bytes, len, &used);

@@ -344,7 +344,8 @@ static int read_payloads(tail *t)
     while (!fault && next_payload(&at, &line, &payload)) fault = payload_fault(&payload);
     if (!fault && strlen(t->send_text) < len) fault = "is followed by a zero byte";
     if (!fault) return 0;
-    fprintf(stderr, "tail: --send: line %u of %s %s; a line is {\"op\":3,\"d\":{...}}\n", line, t->send_file, fault);
+    fprintf(stderr, "tail: --send: line %u of %s %s; a line is {\"op\":3,\"d\":{...}}\n", line,
+            t->send_file, fault);
     return EXIT_USAGE;
 }
 
@@ -360,7 +361,8 @@ static void send_more(tail *t)
         ticket = gw_send_raw(t->gw, t->send_shard, (uint32_t)gw_u64(&payload, "op"), d.ptr, d.len);
         if (ticket == GW_ERROR_QUEUE_FULL || ticket == GW_ERROR_ENDED) return;  /* later, or never */
         if (ticket < 0)
-            fprintf(stderr, "tail: --send: line %u of %s was not sent: %s\n", line, t->send_file, gw_why(t->gw));
+            fprintf(stderr, "tail: --send: line %u of %s was not sent: %s\n", line, t->send_file,
+                    gw_why(t->gw));
         t->send_at = at;
         t->send_line = line;
     }
@@ -522,6 +524,9 @@ int main(int argc, char **argv)
     if (code == 0 && t.session_file) code = read_session(&t, &session, &cfg.session_len);
     if (code != 0) return code < 0 ? 0 : code;
 
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    signal(SIGPIPE, SIG_IGN);           /* "tail | head" ends in order, too */
     cfg.session = session;
     cfg.ack_by_hand = 1;                /* a saved session names what was printed */
     signal_client = t.gw = gw_open(&cfg);
@@ -530,9 +535,6 @@ int main(int argc, char **argv)
         fprintf(stderr, "tail: there is not enough memory\n");
         return EXIT_FATAL;
     }
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
-    signal(SIGPIPE, SIG_IGN);           /* "tail | head" ends in order, too */
     run(&t);
     free(t.send_text);
     if (t.output_error && t.output_error != EPIPE) {

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""tail --json loses nothing and doubles nothing over 1,000 cuts at random places.
+"""tail --json loses nothing and doubles nothing over 1,000 cuts at random places, nor over restarts with --session.
 
   CUTS=100 SEED=7 python3 tests/cuts_test.py [-v]
 
@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -19,6 +20,7 @@ CUTS = int(os.environ.get("CUTS") or 1000)
 SEED = int(os.environ.get("SEED") or random.randrange(1 << 30))
 SECONDS = float(os.environ.get("SECONDS") or 200)
 EVENTS_PER_SECOND = 1000
+RESTARTS = 1 + CUTS // 40
 
 ENDS = {                # how a connection ends, and how often among others
     "cut_inside_frame": 300, "cut_before_frame": 120, "cut_after_frame": 120, "cut": 150, "reset": 120,
@@ -70,14 +72,15 @@ def nothing_is_lost_or_doubled_over_random_cuts():
         with Tail(sim.url) as tail:
             cutter.enough.wait(SECONDS)
             seconds = time.monotonic() - started
-            expect(cutter.enough.is_set(), "seed", SEED, ": only", cutter.ended, "cuts in", SECONDS, "s; last lines",
+            expect(cutter.enough.is_set(), "seed", SEED, ": only", cutter.ended, "cuts in", SECONDS, "s;",
                    tail.lines[-6:], tail.said())
-            tally = settle(sim, tail)
+            settle(sim, tail)
             tail.send_signal(signal.SIGTERM)
             expect(tail.wait() == 0, "seed", SEED, ": tail's exit code", tail.process.returncode, tail.said())
             tally = Tally(sim, tail)
             resumed = len(tail.of("resumed"))
-            print("%d connections ended, %d resumed, in %.1f s (seed %d): %s" % (cutter.ended, resumed, seconds, SEED, tally))
+            print("%d connections ended, %d resumed, in %.1f s (seed %d): %s" % (
+                cutter.ended, resumed, seconds, SEED, tally))
             if "-v" in sys.argv:
                 print(cutter.drawn)
             expect(tally.perfect(), "seed", SEED, ":", tally)
@@ -86,6 +89,29 @@ def nothing_is_lost_or_doubled_over_random_cuts():
             # After a connect that failed the other address is tried: it resumes there, and the simulator notes it.
             strange = sim.violations("resume_on_wrong_url")
             expect(not strange, "seed", SEED, ": the simulator complains:", strange[:5])
+
+
+@test
+def nothing_is_lost_or_doubled_over_random_restarts():
+    rng = random.Random(SEED)
+    with tempfile.TemporaryDirectory() as folder, Gwsim("--rate", "500", "--do", "every 700 cut_inside_frame") as sim:
+        tails = []
+        for restart in range(RESTARTS + 1):
+            tail = Tail(sim.url, "--session", os.path.join(folder, "session"))
+            tails.append(tail)
+            if restart in (0, RESTARTS):
+                expect(tail.wait_for("ready" if restart == 0 else "resumed"), tail.lines[-3:], tail.said())
+            if restart == RESTARTS:
+                break
+            time.sleep(rng.choice((0, 0.005, 0.01, 0.02, 0.1, 0.5)) * rng.random())
+            number = rng.choice((signal.SIGTERM, signal.SIGINT))
+            tail.send_signal(number)
+            code = tail.wait()
+            expect(code in (0, -number), "exit code", code, tail.said())    # -number: not even started
+        tally = settle(sim, *tails)
+        print("%d restarts (seed %d): %s" % (RESTARTS, SEED, tally))
+        expect(tally.perfect(), "seed", SEED, ":", tally)
+        expect(len(sim.of("identify")) == 1, "the session was given up")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,12 @@ printing = threading.Lock()
 def say(text="", colour=None):
     if colour and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         text = "\x1b[%sm%s\x1b[0m" % (COLOURS[colour], text)
-    with printing:
-        print(text, flush=True)
+    try:
+        with printing:
+            print(text, flush=True)
+    except BrokenPipeError:         # whoever read this has left: end the children, and in order
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def title(text):
@@ -78,14 +82,15 @@ def tell(line):
 # ---- the story ----------------------------------------------------------------------------------------------------------
 
 def came(what, line, tail):
-    if not line:
-        raise Failed("%s did not come. tail says: %s" % (what, tail.said() or "nothing"))
-    return line
+    if line:
+        return
+    if tail.process.poll() is not None:
+        tail.wait()                 # all that it said is read
+    raise Failed("%s did not come. tail says: %s" % (what, tail.said() or "nothing"))
 
 
 def act(sim, tail):
     """All that happens, and the numbers of it."""
-    title("tail connects to a gateway simulator at %s" % sim.url)
     came("READY", tail.wait_for("ready"), tail)
     time.sleep(2.5)
 
@@ -100,7 +105,7 @@ def act(sim, tail):
     came("the second RESUMED", tail.wait_for(lambda line: len(tail.of("resumed")) == 2), tail)
     time.sleep(2)
 
-    tally = settle(sim, tail)
+    settle(sim, tail)
     peak_kib = tail.peak_kib()
     title("the user presses Ctrl-C: tail says goodbye with code 1000")
     tail.send_signal(signal.SIGINT)
@@ -156,6 +161,7 @@ def main():
             raise Failed("%s is not there; `make run` builds it" % os.path.join(BUILD, program))
     # Both end by themselves, should this script be killed.
     with Gwsim("--rate", str(EVENTS_PER_SECOND), "--token", TOKEN, "--for", "90") as sim:
+        title("tail connects to a gateway simulator at %s" % sim.url)
         with Tail(sim.url, "--data", "--for", "80", on_line=tell, GW_INTENTS=ALL_INTENTS) as tail:
             faults = summary(sim, tail, *act(sim, tail))
     say()
@@ -177,5 +183,3 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         say("\nended by you")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)

@@ -483,10 +483,10 @@ static inline void world_take(world *w, const gw_event *event)
     if (w->on_event) w->on_event(w, event);
 }
 
-/* Everything that can happen without time passing. */
+/* Everything that can happen without time passing; of a flood as much as a few hundred turns hold. */
 static inline void world_settle(world *w)
 {
-    uint32_t idle = 0;
+    uint32_t idle = 0, rounds = 0;
     uint64_t before;
     const gw_event *event;
     do {
@@ -498,7 +498,7 @@ static inline void world_settle(world *w)
         while (w->gw && (event = gw_poll(w->gw)) != NULL) world_take(w, event);
         for (stream = w->streams; stream; stream = stream->next) world_carry(stream);
         idle = w->moved == before ? idle + 1 : 0;
-    } while (idle == 0 || (idle < 100 && w->gw && gw_timeout_ms(w->gw) == 0));
+    } while (++rounds < 500 && (idle == 0 || (idle < 100 && w->gw && gw_timeout_ms(w->gw) == 0)));
     if (idle >= 100) w->idle_spins++;
 }
 
