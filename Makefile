@@ -8,7 +8,7 @@
 #   make install, make uninstall        to PREFIX (/usr/local), below DESTDIR if that is set
 #   make clean
 #
-# CC CXX CPPFLAGS CFLAGS LDFLAGS LDLIBS PYTHON are honoured. BearSSL and jsmn come from the system (on Debian and Ubuntu they
+# CC CXX CPPFLAGS CFLAGS LDFLAGS LDLIBS PYTHON are honoured. BearSSL and jsmn come from the system (Debian, Ubuntu: they
 # are installed when missing), or from sources of your own: BEARSSL=DIR (built there with its own make) JSMN=DIR.
 
 PREFIX ?= /usr/local

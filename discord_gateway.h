@@ -7715,6 +7715,8 @@ typedef struct gw__shard {
     gw__json_scan scan;
     gw__buf payload;                    /* d of the message that comes in */
     uint32_t in_d, dropping, oversize, unwanted, broken;
+    uint32_t in_message;                /* its end has not come */
+    uint64_t heard_ms;                  /* when the last bytes came */
     uint64_t message_bytes;
     gw__session session;
     gw__send send;
@@ -7891,13 +7893,14 @@ static int gw__shard_write_scratch(gw__shard *shard, int written, uint64_t now_m
     return sent;
 }
 
-static void gw__shard_beat(gw__shard *shard, uint64_t now_us)
+static int gw__shard_beat(gw__shard *shard, uint64_t now_us)
 {
     gw__buf *scratch = &shard->shared->scratch;
-    if (!gw__shard_is_open(shard)) return;
-    if (gw__shard_write_scratch(shard, gw__session_write_heartbeat(scratch, &shard->session),
-                                now_us / 1000u))
-        gw__session_beat_sent(&shard->session, now_us);
+    if (!gw__shard_is_open(shard)) return 0;
+    if (!gw__shard_write_scratch(shard, gw__session_write_heartbeat(scratch, &shard->session),
+                                 now_us / 1000u)) return 0;
+    gw__session_beat_sent(&shard->session, now_us);
+    return 1;
 }
 
 static void gw__shard_drop_command(gw__shard *shard, const gw__send_item *item, uint32_t reason)
@@ -8216,6 +8219,7 @@ static gw__step gw__shard_upgrade(gw__shard *shard, uint64_t now_ms)
     }
     gw__http_free(&shard->http);
     gw__ws_begin(&shard->ws);
+    shard->in_message = 0;
     gw__notice_push(shard->shared, GW_OPENED, shard->id, "the WebSocket is open; Hello is awaited",
                     NULL);
     gw__shard_enter(shard, GW__HELLO, now_ms, "101");
@@ -8480,6 +8484,7 @@ static gw__step gw__shard_on_control(gw__shard *shard, const gw__ws_piece *piece
 static void gw__shard_on_piece(gw__shard *shard, const gw__ws_piece *piece)
 {
     if (piece->begins_message) gw__shard_begin_message(shard);
+    shard->in_message = !piece->ends_message;
     if (piece->opcode == GW__WS_TEXT) {
         gw__shard_on_bytes(shard, piece->bytes, piece->len);
         return;
@@ -8516,6 +8521,7 @@ static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
     const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_ms);
     if (!bytes && shard->link.state != GW__LINK_ENDED) return GW__STEP_IDLE;
     if (!bytes) return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
+    shard->heard_ms = now_ms;
     switch (gw__ws_next(&shard->ws, bytes, len, &used, &piece)) {
     case GW__WS_NEED_MORE:
         gw__link_take(&shard->link, used);
@@ -8553,10 +8559,19 @@ static gw__step gw__shard_step(gw__shard *shard, uint64_t now_us)
 
 /* ---- time ---- */
 
+#define GW__MESSAGE_PAUSE_MS 5000u      /* in the middle of a message; longer is silence */
+
 /* All that the peer sent was read: silence is silence. */
 static int gw__shard_is_drained(gw__shard *shard)
 {
     return !shard->link.held && !shard->has_event && !gw__link_has_work(&shard->link);
+}
+
+/* ... and an ACK cannot be behind a message that is still coming in over a slow line. */
+static int gw__shard_is_silent(gw__shard *shard, uint64_t now_ms)
+{
+    int waits_for_rest = shard->in_message && now_ms - shard->heard_ms < GW__MESSAGE_PAUSE_MS;
+    return !waits_for_rest && gw__shard_is_drained(shard);
 }
 
 /* The regular heartbeat. 0: the connection ended instead. */
@@ -8566,12 +8581,12 @@ static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
     uint64_t late_ms = now_ms > shard->session.next_beat_ms ? now_ms - shard->session.next_beat_ms
                                                             : 0;
     gw_event *event;
-    if (gw__session_on_beat_due(&shard->session, gw__shard_is_drained(shard), now_ms,
+    if (gw__session_on_beat_due(&shard->session, gw__shard_is_silent(shard, now_ms), now_ms,
                                 &shard->fault) == GW__ACT_END) {
         gw__shard_end(shard, now_ms);
         return 0;
     }
-    gw__shard_beat(shard, now_us);
+    if (!gw__shard_beat(shard, now_us)) shard->session.beat_unanswered = 0;     /* it never left */
     if (late_ms < 1000) return 1;
     shard->polls_late++;
     event = gw__notice_push(
@@ -8614,14 +8629,14 @@ static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
         !gw__shard_on_beat(shard, now_us))
         return;
     if (gw__shard_is_open(shard)) {
-        int drained = gw__shard_is_drained(shard);
-        if (gw__session_on_suspicion(&shard->session, drained, &shard->fault) == GW__ACT_END) {
+        int silent = gw__shard_is_silent(shard, now_ms);
+        if (gw__session_on_suspicion(&shard->session, silent, &shard->fault) == GW__ACT_END) {
             gw__shard_end(shard, now_ms);
             return;
         }
         if (shard->probe_deadline_is_set && !shard->session.ack_awaited)
             shard->probe_deadline_is_set = 0;
-        if (shard->probe_deadline_is_set && drained && now_ms >= shard->probe_deadline_ms) {
+        if (shard->probe_deadline_is_set && silent && now_ms >= shard->probe_deadline_ms) {
             gw__shard_fail(shard, GW_REASON_NO_ACK,
                            "gw_recheck: the heartbeat that probed the connection was not answered",
                            now_ms);
@@ -8643,7 +8658,8 @@ static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
     const gw__send_item *item = gw__send_front(&shard->send);
     if (shard->state == GW__LINKING) next_ms = gw__link_next_ms(&shard->link);
     if (shard->probe_deadline_is_set) next_ms = GW__MIN(next_ms, shard->probe_deadline_ms);
-    if (shard->session.suspect_ms) next_ms = now_ms;
+    if (shard->session.suspect_ms)
+        next_ms = shard->in_message ? shard->heard_ms + GW__MESSAGE_PAUSE_MS : now_ms;
     if (shard->link.held) next_ms = GW__NEVER;          /* nobody is judged whom we do not read */
     if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, shard->session.next_beat_ms);
     if (!item) return next_ms;
@@ -9321,6 +9337,15 @@ static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
     return &gw->event;
 }
 
+/* Its socket was read until it would block: what is due now is judged now. */
+static void gw__client_judge(gw_client *gw, gw__shard *shard, uint64_t now_us)
+{
+    if (gw__shard_next_ms(shard, now_us / 1000u) > now_us / 1000u) return;
+    if (!gw__notices_have_room(&gw->shared.notices)) return;
+    gw__shard_on_time(shard, now_us);
+    gw__client_push_ready(gw, shard);
+}
+
 /* One step of the shard whose turn it is. 1: it has an event; *out is the shard. */
 static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
 {
@@ -9331,6 +9356,7 @@ static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
     if (!shard->has_event) step = gw__shard_step(shard, now_us);
     if (step == GW__STEP_MORE || (step == GW__STEP_EVENT && !shard->link.held))
         gw__client_push_ready(gw, shard);
+    if (step == GW__STEP_IDLE) gw__client_judge(gw, shard, now_us);
     gw__shard_pump(shard, now_us / 1000u);
     gw__client_settle(gw, shard, now_us / 1000u);
     return step == GW__STEP_EVENT && !shard->link.held;

@@ -2,8 +2,8 @@
 """What `make run` shows without a token: a bot's connection that is lost twice, and no event with it.
 
 Starts the gateway simulator on a free loopback port and examples/tail against it, over real TCP and TLS; tells what
-happens as it happens; then compares what the simulator sent with what tail printed. Exit code 0 only if nothing was lost
-or doubled. $BUILD says where the programs are (build/)."""
+happens as it happens; then compares what the simulator sent with what tail printed. Exit code 0
+only if nothing was lost or doubled. $BUILD says where the programs are (build/)."""
 import os
 import signal
 import statistics
@@ -38,7 +38,7 @@ def title(text):
     say("\n== %s" % text, "title")
 
 
-# ---- tail's lines, told -------------------------------------------------------------------------------------------------
+# ---- tail's lines, told --------------------------------------------------------------------------
 
 def plain(text, most=56):
     """On one line, without what a terminal would obey."""
@@ -54,7 +54,8 @@ def about(name, d):
     who = (d.get("author") or d.get("user") or {}).get("username")
     what = d.get("content") or d.get("status") or d.get("name") or (d.get("emoji") or {}).get("name")
     where = guild_names.get(d.get("guild_id"))
-    return "  ".join(part for part in (who, plain(what, 40) if what else None, plain("in " + where) if where else None) if part)
+    parts = (who, plain(what, 40) if what else None, plain("in " + where) if where else None)
+    return "  ".join(part for part in parts if part)
 
 
 def tell(line):
@@ -64,22 +65,26 @@ def tell(line):
     if ev == "dispatch":
         landmark = line["t"] in ("READY", "RESUMED")
         missed = line.get("replayed") and not landmark
-        text = "%5d  %-22s%s%s" % (line["s"], line["t"], about(line["t"], line["d"]), "  (was missed)" if missed else "")
-        say(clock + text.rstrip(), "good" if landmark else "missed" if missed else None)
+        text = "%5d  %-22s%s" % (line["s"], line["t"], about(line["t"], line["d"]))
+        say(clock + text.rstrip() + ("  (was missed)" if missed else ""),
+            "good" if landmark else "missed" if missed else None)
     elif ev == "close":
         ours = line["reason"] == "by_caller"
-        say(clock + "       %s: %s" % ("closed" if ours else "connection lost", plain(line["msg"], 90)), "link" if ours else "bad")
+        say(clock + "       %s: %s" % ("closed" if ours else "connection lost", plain(line["msg"], 90)),
+            "link" if ours else "bad")
     elif ev == "reconnect":
-        say(clock + "       %s in %d ms" % ("resumes the session" if line["resume"] else "starts a new session", line["in_ms"]), "link")
+        what = "resumes the session" if line["resume"] else "starts a new session"
+        say(clock + "       %s in %d ms" % (what, line["in_ms"]), "link")
     elif ev == "connecting":
         say(clock + "       connects to %s" % line["url"], "link")
     elif ev == "fatal":
         say(clock + "       " + plain(line["msg"], 200), "bad")
     elif ev not in ("ready", "resumed", "woken", "stop"):
-        say(clock + "       %s" % {"open": "TLS and WebSocket are up", "identifying": "identifies"}.get(ev, ev), "link")
+        words = {"open": "TLS and WebSocket are up", "identifying": "identifies"}
+        say(clock + "       %s" % words.get(ev, ev), "link")
 
 
-# ---- the story ----------------------------------------------------------------------------------------------------------
+# ---- the story -----------------------------------------------------------------------------------
 
 def came(what, line, tail):
     if line:

@@ -7,11 +7,9 @@ import collections
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -79,7 +77,7 @@ class Child:
                 self.changed.notify_all()
 
     def wait_for(self, wanted, seconds=PATIENCE, start=0):
-        """The first line from index `start` on that `wanted` (a function, or an "ev") accepts; None: it did not come."""
+        """The first line from index `start` on that `wanted`, a function or an "ev", accepts; None: it did not come."""
         accepts = wanted if callable(wanted) else lambda line: line.get("ev") == wanted
         until = time.monotonic() + seconds
         at = start
@@ -144,7 +142,8 @@ class Child:
 class Tail(Child):
     """build/tail --json with the test CA; `url` None: it has to ask for it."""
 
-    def __init__(self, url, *options, token=TOKEN, ca=os.path.join(CERTS, "ca.pem"), json_lines=True, on_line=None, **more):
+    def __init__(self, url, *options, token=TOKEN, ca=os.path.join(CERTS, "ca.pem"), json_lines=True,
+                 on_line=None, **more):
         env = {name: value for name, value in os.environ.items()
                if name not in ("DISCORD_TOKEN", "GW_INTENTS", "GW_LOG", "GW_URL", "GW_CA_FILE", "SSL_CERT_FILE")}
         for name, value in (("DISCORD_TOKEN", token), ("GW_URL", url), ("GW_CA_FILE", ca)):
@@ -204,7 +203,7 @@ class Gwsim(Child):
 
 
 class Tally:
-    """What the simulator sent against what tail printed. The last 16 digits of a session_id are its number in the log."""
+    """What the simulator sent, and what tail printed. The last 16 digits of a session_id are its number in the log."""
 
     def __init__(self, sim, *tails):
         names = sim.sent()
@@ -235,7 +234,8 @@ def settle(sim, *tails, seconds=PATIENCE):
     """Stops the stream of events, gives what is on its way time to arrive, and counts."""
     sim.command("rate 0")
     sim.command("note settled")
-    expect(sim.wait_for(lambda line: line.get("text") == "settled" and line["ev"] == "note", seconds), "the simulator is stuck")
+    heard = sim.wait_for(lambda line: line["ev"] == "note" and line["text"] == "settled", seconds)
+    expect(heard, "the simulator is stuck")
     until = time.monotonic() + seconds
     while Tally(sim, *tails).lost and time.monotonic() < until:
         time.sleep(0.05)
@@ -255,7 +255,7 @@ def write_file(folder, name, text):
     return path
 
 
-# ---- a frame for tests: @test functions, each a behaviour -----------------------------------------------------------
+# ---- a frame for tests: @test functions, each a behaviour ----------------------------------------
 tests = []
 
 

@@ -198,7 +198,6 @@ TEST(client_drops_a_connection_whose_beat_stays_unanswered)
     uint64_t first_ms;
     begin_live("on ready x1 no_ack");
     end = WORLD_EXPECT(&w, GW_DISCONNECTED, 90000);
-    if (!end) { world_end(&w); return; }
     first_ms = world_time(&w, WORLD_EV("heartbeat"), 0);
     CHECK_EQ(end->reason, GW_REASON_NO_ACK);
     CHECK_EQ(end->will, GW_NEXT_RESUME);
@@ -219,7 +218,7 @@ TEST(client_does_not_wait_for_a_dead_peers_close_frame)
     WORLD_EXPECT(&w, GW_DISCONNECTED, 90000);
     w.mute = 0;
     w.any_violations = 1;                           /* the gateway may have missed a beat */
-    WORLD_EXPECT(&w, GW_RESUMED, 1000);
+    WORLD_EXPECT(&w, GW_RESUMED, 60000);            /* the first try was swallowed as well */
     world_check_delivery(&w, 1);
     world_end(&w);
 }
@@ -231,7 +230,7 @@ TEST(client_zombie_with_a_full_socket_is_dropped_as_well)
     world_advance(&w, 1000);
     w.write_full = 1;
     end = WORLD_EXPECT(&w, GW_DISCONNECTED, 130000);
-    if (end) CHECK_EQ(end->reason, GW_REASON_NO_ACK);
+    CHECK_EQ(end->reason, GW_REASON_NO_ACK);
     w.write_full = 0;
     w.any_violations = 1;
     WORLD_EXPECT(&w, GW_RESUMED, 5000);
@@ -250,7 +249,7 @@ TEST(client_late_poll_kills_nothing_that_is_alive)
     first_ms = world_time(&w, WORLD_EV("heartbeat"), 0);
     world_stall(&w, 45000);                         /* the ACK lies unread, and the next beat is 3.8 s late */
     late = WORLD_EXPECT(&w, GW_POLLED_LATE, 100);
-    if (late) CHECK(late->in_ms > 3000 && late->in_ms < 4000);
+    CHECK(late->in_ms > 3000 && late->in_ms < 4000);
     CHECK(world_time(&w, WORLD_EV("heartbeat"), 1) >= first_ms + 41250);
     world_advance(&w, 100000);
     CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
@@ -274,7 +273,7 @@ TEST(client_late_ack_behind_a_burst_is_no_zombie)
     world_init(&w);
     w.sim.interval_ms = 2000;
     w.latency_ms = 1500;
-    w.sim.event_rate = 400;
+    w.sim.event_rate = 20;
     w.sim.quiet_dispatch = 1;
     world_begin(&w, NULL);
     world_advance(&w, 30000);
@@ -353,12 +352,10 @@ TEST(client_waits_twenty_seconds_for_hello)
     const world_event *end;
     begin("next 1 no_hello");
     end = WORLD_EXPECT(&w, GW_DISCONNECTED, 30000);
-    if (end) {
-        CHECK_EQ(end->reason, GW_REASON_TIMEOUT);
-        CHECK_U64(end->at_ms, 1020000);
-        CHECK_HAS(end->message, "Hello");
-        CHECK_EQ(end->will, GW_NEXT_IDENTIFY);
-    }
+    CHECK_EQ(end->reason, GW_REASON_TIMEOUT);
+    CHECK_U64(end->at_ms, 1020000);
+    CHECK_HAS(end->message, "Hello");
+    CHECK_EQ(end->will, GW_NEXT_IDENTIFY);
     WORLD_EXPECT(&w, GW_READY, 5000);
     CHECK_U64(world_count(&w, WORLD_EV("identify"), NULL), 1);      /* the permit of the first try was given back */
     world_end(&w);
@@ -386,14 +383,13 @@ TEST(client_does_not_wait_for_ready_on_a_dead_connection)
 TEST(client_resume_without_any_answer_ends_after_a_minute)
 {
     const world_event *end;
-    begin_live("on ready x1 +1000 cut\nnext 2 no_ready");
+    begin_live(NULL);
     world_do(&w, "cut");
+    world_script(&w, "next 1 no_ready");
     WORLD_EXPECT(&w, GW_DISCONNECTED, 2000);
     end = WORLD_EXPECT(&w, GW_DISCONNECTED, 70000);
-    if (end) {
-        CHECK_EQ(end->reason, GW_REASON_TIMEOUT);
-        CHECK_EQ(end->will, GW_NEXT_RESUME);
-    }
+    CHECK_EQ(end->reason, GW_REASON_TIMEOUT);
+    CHECK_EQ(end->will, GW_NEXT_RESUME);
     WORLD_EXPECT(&w, GW_RESUMED, 130000);
     world_end(&w);
 }
@@ -425,7 +421,7 @@ TEST(client_stalled_upgrade_times_out)
     const world_event *end;
     begin("next 1 stall_http");
     end = WORLD_EXPECT(&w, GW_DISCONNECTED, 60000);
-    if (end) CHECK_EQ(end->reason, GW_REASON_TIMEOUT);
+    CHECK_EQ(end->reason, GW_REASON_TIMEOUT);
     WORLD_EXPECT(&w, GW_READY, 5000);
     world_end(&w);
 }
@@ -446,7 +442,7 @@ TEST(client_hello_after_a_stall_counts_although_its_deadline_passed)
 typedef struct state_case { const char *name, *when; } state_case;
 
 static const state_case states[] = {
-    { "HELLO", "on open x1 %s" }, { "IDENTIFYING", "next 1 no_ready\non identify x1 +10 %s" },
+    { "HELLO", "on open x1 %s" }, { "IDENTIFYING", "next 1 late_ready 3000\non identify x1 +10 %s" },
     { "LIVE", "on ready x1 +10 %s" }, { "RESUMING", "on ready x1 +10 cut\non resume x1 %s" }
 };
 
@@ -460,7 +456,7 @@ static const char *const opcodes[] = {
     "raw {}", "raw []", "raw null", "raw 1", "raw {\"op\":\"0\"}", "raw {\"op\":-1}", "raw {\"op\":1.5}", "raw {\"op\":null}",
     "broken_json", "no_op", "bad_utf8", "rsv", "masked_frame", "binary_frame", "reserved_opcode", "fragmented_ping",
     "long_ping", "lone_continuation", "garbage", "close 4000 x", "close_empty", "close_one_byte", "cut", "reset",
-    "cut_before_frame", "cut_inside_frame", "cut_after_frame", "length_lie", "length_lie 18446744073709551615"
+    "cut_before_frame", "cut_inside_frame", "cut_after_frame", "length_lie", "length_lie 9223372036854775808"
 };
 
 TEST(client_survives_everything_in_every_state)
