@@ -171,7 +171,7 @@
  *    GW_NO_EPOLL          poll() in place of epoll on Linux; gw_fd() is -1 then, as on other systems
  *    GW_BUNDLED_ROOTS     compile the few roots in, for systems without a CA bundle
  *    GW_MAX_TOKENS        65,536: JSON tokens of an event kept for look-ups, 20 bytes each; larger
- *                         events are walked through without (1,024 with config.memory)
+ *                         events are walked through without (256 with config.memory)
  *    GW_API_URL           "https://discord.com": where /api/v10/gateway/bot is asked
  *    GW_API               linkage of the public functions; `static` makes them private to one file
  *    GW_ASSERT(x)         nothing: a check of our own promises, never of what came from outside
@@ -1444,14 +1444,10 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
         buf->end = len;
         if (more <= buf->cap - len) return 1;
     }
-    cap = GW__MAX(buf->cap, 256u);
+    cap = buf->mem->block ? len + more : GW__MAX(buf->cap, 256u);      /* a block has nothing to waste */
     while (cap < len + more) cap = cap > buf->max / 2 ? buf->max : cap * 2;
     cap = GW__MIN(cap, buf->max);
     grown = gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
-    if (!grown && cap > len + more) {  /* a fixed block may still have room for what is needed */
-        cap = len + more;
-        grown = gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
-    }
     if (!grown) return 0;
     buf->bytes = (uint8_t *)grown;
     buf->cap = cap;
@@ -4033,21 +4029,19 @@ static size_t gw__trust_count_pem(const char *text)
     return count;
 }
 
-/* Upper bound of all that one trust and one connection allocate, without the allocator's own
- * overhead (an allocation for each anchor, two for the connection). A file's anchors are counted
- * as the most we take. */
-static size_t gw__tls_memory_needed(const gw__trust_source *source)
+/* Upper bound of what one trust keeps, and of its loader while it reads; the handshake begins after
+ * that. A file's anchors are counted as the most we take. */
+static size_t gw__trust_memory_needed(const gw__trust_source *source)
 {
     size_t anchors = GW__TRUST_ANCHORS_MAX;
-    if (source->anchors && source->anchor_count) return sizeof(gw__tls) + sizeof(gw__verifier);
+    if (source->anchors && source->anchor_count) return 0;
     if (source->ca_pem) anchors = gw__trust_count_pem(source->ca_pem);
 #ifdef GW_BUNDLED_ROOTS
     else if (source->memory_only) anchors = GW__COUNT(gw__trust_bundled);
 #else
     else if (source->memory_only) anchors = 0;
 #endif
-    return sizeof(gw__tls) + sizeof(gw__verifier) + sizeof(gw__trust_loader) +
-           anchors * (sizeof(gw__anchor) + GW__TRUST_NAME_MAX + BR_X509_BUFSIZE_KEY);
+    return anchors * (sizeof(gw__anchor) + 256 + BR_X509_BUFSIZE_KEY + 2 * GW__CELL_ALIGN);
 }
 
 
@@ -4692,7 +4686,7 @@ typedef enum gw__link_state {
 } gw__link_state;
 
 #define GW__READ_AHEAD_BYTES 32768u     /* one recv() brings many records */
-#define GW__READ_AHEAD_SMALL 2048u      /* ... out of a fixed block */
+#define GW__READ_AHEAD_SMALL 1024u      /* ... out of a fixed block */
 #define GW__LINK_OUT_MAX (64u * 1024u * 1024u)
 #define GW__HANDSHAKE_SLICE 512u        /* so that one step holds one public-key operation or two */
 
@@ -6926,6 +6920,7 @@ enum {
 #define GW__SESSION_ID_MAX 100u
 #define GW__RESUME_TRIES 3u                 /* Resumes that brought no RESUMED, then Identify */
 #define GW__BACKOFF_CAP_MS 60000u
+#define GW__RETRY_AFTER_MAX_MS 3600000u
 #define GW__INTERVAL_MIN_MS 1000u  /* of Hello: a server cannot make us beat all the time ... */
 #define GW__INTERVAL_MAX_MS 600000u         /* ... or never */
 
@@ -7019,7 +7014,7 @@ typedef struct gw__session {
     uint32_t at_cached_url;             /* a connect to the resume host failed: try the other one */
     /* what belongs to one connection, and is reset with it in one place */
     uint32_t interval_ms;               /* 0: no Hello yet */
-    uint32_t identified;                /* Identify was sent on this connection */
+    uint32_t identified;                /* Identify was sent, READY has not come */
     uint32_t replaying;                 /* between Resume and RESUMED */
     uint32_t beat_unanswered;           /* a regular heartbeat; an asked-for one kills nobody */
     uint32_t ack_awaited;               /* of any heartbeat, for the latency */
@@ -7077,7 +7072,7 @@ static void gw__session_forget(gw__session *session)
 static void gw__session_on_ready(gw__session *session)
 {
     session->resumes_unanswered = session->attempts = session->at_cached_url = 0;
-    session->replaying = 0;
+    session->replaying = session->identified = 0;
 }
 
 /* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached
@@ -7228,6 +7223,21 @@ static const gw__url *gw__session_url(const gw__session *session, const gw__url 
     if (!gw__session_can_resume(session) || session->at_cached_url || !session->resume_url.host[0])
         return cached;
     return &session->resume_url;
+}
+
+/* What a 429 asks for: the body's retry_after is a number of seconds with a fraction, the header's a
+ * whole one. Bounded: a server cannot make us wait for ever. */
+static uint32_t gw__http_wait_ms(const gw__http *http)
+{
+    gw_json body;
+    double seconds;
+    uint64_t wait_ms = http->retry_after_ms;
+    memset(&body, 0, sizeof body);
+    body.ptr = http->body.bytes ? (const char *)http->body.bytes + http->body.begin : "";
+    body.len = gw__buf_len(&http->body);
+    seconds = http->status == 429 ? gw_f64(&body, "retry_after") : 0;
+    if (seconds > 0 && seconds < 1e6) wait_ms = GW__MAX(wait_ms, (uint64_t)(seconds * 1000.0) + 1);
+    return (uint32_t)GW__MIN(wait_ms, GW__RETRY_AFTER_MAX_MS);
 }
 
 /* ---- what we say ---- */
@@ -7597,6 +7607,13 @@ static uint64_t gw__gate_take(gw__gate *gate, int32_t shard, uint64_t now_ms, in
     return 0;
 }
 
+/* Until the bucket is free, as far as that is known. */
+static uint32_t gw__gate_wait_ms(const gw__gate *gate, int32_t shard, uint64_t now_ms)
+{
+    uint64_t free_ms = gate->free_ms[(uint32_t)shard % gate->concurrency];
+    return free_ms == GW__NEVER || free_ms <= now_ms ? 0 : (uint32_t)(free_ms - now_ms);
+}
+
 /* The permit was not used: the connection failed before Identify. */
 static void gw__gate_return(gw__gate *gate, int32_t shard, uint64_t now_ms)
 {
@@ -7705,6 +7722,7 @@ typedef struct gw__shard {
     uint64_t deadline_ms;
     uint32_t wait_ms;                   /* of WAITING and GATED */
     uint32_t held, has_permit, hold_told, stop_how;
+    uint32_t server_wait_ms;            /* a refused upgrade asked for it */
     uint32_t in_hand;                   /* the caller holds an event of this shard */
     uint32_t probe_deadline_is_set;
     uint64_t probe_deadline_ms;         /* gw_recheck() wants an ACK by then */
@@ -7944,7 +7962,6 @@ static void gw__shard_goodbye(gw__shard *shard)
         gw__ws_write_close(&shard->link.out, shard->own_close, "", mask);
     gw__link_close(&shard->link);           /* never waits for the peer's answer: it may be dead */
     gw__http_free(&shard->http);
-    gw__buf_clear(&shard->payload);
     shard->session.next_beat_ms = GW__NEVER;
     shard->session.suspect_ms = 0;
     shard->probe_deadline_is_set = 0;
@@ -8034,7 +8051,9 @@ static gw__step gw__shard_end(gw__shard *shard, uint64_t now_ms)
     gw__shard_goodbye(shard);
     gw__shard_return_permit(shard, now_ms);
     next = gw__session_after(&shard->session, ending, gw__shared_random(shard->shared), &wait_ms);
-    wait_ms = GW__MAX(wait_ms, (uint32_t)GW__MIN(shard->http.retry_after_ms, UINT32_MAX));
+    wait_ms = GW__MAX(wait_ms, shard->server_wait_ms);
+    if (next == GW__NEXT_IDENTIFY)
+        wait_ms = GW__MAX(wait_ms, gw__gate_wait_ms(&shard->shared->gate, shard->id, now_ms));
     gw__shard_tell_disconnected(shard, ending, next, wait_ms);
     /* the caller's own stop; GW_KEEP keeps the session for its text */
     if (shard->state == GW__CLOSING) {
@@ -8077,7 +8096,7 @@ static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
     /* 1000 and 1001 would end the session. Discord docs, "Initiating a Disconnect" */
     shard->own_close = 4000;
     shard->hold_told = 0;
-    shard->http.retry_after_ms = 0;
+    shard->server_wait_ms = 0;
     gw__session_begin_connection(&shard->session);
     gw__send_begin_connection(&shard->send);
     gw__link_open(&shard->link, url, (uint64_t)++shard->shared->connections << 32 | shard->index,
@@ -8176,6 +8195,8 @@ static gw__step gw__shard_link(gw__shard *shard, uint64_t now_ms)
     gw__trust_clock clock = gw__shared_clock(shard->shared);
     gw__link_state before = shard->link.state;
     gw__tls_ticket *ticket = gw__shared_ticket(shard->shared, &shard->link.url);
+    /* No payload comes now: its memory is the handshake's. */
+    if (!shard->has_event && !shard->in_hand) gw__buf_free(&shard->payload);
     switch (gw__link_step(&shard->link, &shard->shared->trust, &clock, ticket, now_ms)) {
     case GW__LINK_ENDED:
         /* it may be what the peer did not like */
@@ -8214,6 +8235,7 @@ static gw__step gw__shard_upgrade(gw__shard *shard, uint64_t now_ms)
     if (found == GW__HTTP_NEED_MORE) return GW__STEP_MORE;
     if (found == GW__HTTP_BROKEN) return gw__shard_fail_as(shard, &shard->http.fault, now_ms);
     if (!gw__http_check_upgrade(&shard->http, shard->nonce, &shard->fault)) {
+        shard->server_wait_ms = gw__http_wait_ms(&shard->http);
         shard->detail = shard->fault.code;
         return gw__shard_end(shard, now_ms);
     }
@@ -8264,7 +8286,10 @@ static void gw__shard_on_d_begin(gw__shard *shard)
 
 static void gw__shard_store(gw__shard *shard, const uint8_t *bytes, size_t len)
 {
+    const gw__shared *shared = shard->shared;
     if (shard->oversize || shard->unwanted) return;
+    if (shared->mem.block && !shard->payload.bytes)
+        gw__buf_reserve(&shard->payload, shared->max_payload);      /* once; growing would need both */
     if (gw__buf_append(&shard->payload, bytes, len)) return;
     shard->oversize = 1;
     gw__buf_free(&shard->payload);
@@ -8705,7 +8730,6 @@ static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
 
 #define GW__DISCOVER_BODY_MAX 16384u
 #define GW__DISCOVER_TIMEOUT_MS 20000u      /* from the request to the whole answer */
-#define GW__RETRY_AFTER_MAX_MS 3600000u     /* a server cannot make us wait longer */
 
 typedef struct gw__gateway_info {
     char url[GW__HOST_MAX + GW__PATH_MAX];
@@ -8846,23 +8870,6 @@ static gw__discover_found gw__discover_refused(gw__discover *discover)
     return GW__DISCOVER_FAILED;
 }
 
-/* The body's retry_after is a number of seconds with a fraction; the header's may stand for it. */
-static uint64_t gw__discover_retry_after_ms(const gw__discover *discover)
-{
-    gw_json v;
-    double seconds;
-    uint64_t wait_ms = discover->http.retry_after_ms;
-    memset(&v, 0, sizeof v);
-    if (discover->http.status != 429) return 0;
-    v.ptr = discover->http.body.bytes
-                ? (const char *)discover->http.body.bytes + discover->http.body.begin
-                : "";
-    v.len = gw__buf_len(&discover->http.body);
-    seconds = gw_f64(&v, "retry_after");
-    if (seconds > 0 && seconds < 1e6) wait_ms = GW__MAX(wait_ms, (uint64_t)(seconds * 1000.0) + 1);
-    return GW__MIN(wait_ms, GW__RETRY_AFTER_MAX_MS);
-}
-
 static gw__discover_found gw__discover_answered(gw__discover *discover)
 {
     if (discover->http.status != 200) return gw__discover_refused(discover);
@@ -8944,6 +8951,7 @@ static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t n
 /* of an event that is looked into; a larger one is walked without tokens */
 #define GW_MAX_TOKENS 65536u
 #endif
+#define GW__BLOCK_TOKENS 256u               /* ... out of a fixed block */
 #ifndef GW_API_URL
 #define GW_API_URL "https://discord.com"
 #endif
@@ -9107,7 +9115,7 @@ static void gw__client_on_info_failed(gw_client *gw, uint64_t now_ms)
     uint32_t cap_ms = GW__MIN(500u << GW__MIN(++discover->tries, 7u), GW__BACKOFF_CAP_MS);
     uint64_t wait_ms = (uint64_t)cap_ms * gw__shared_random(&gw->shared) / UINT32_MAX;
     gw_event *event;
-    wait_ms = GW__MAX(wait_ms, gw__discover_retry_after_ms(discover));
+    wait_ms = GW__MAX(wait_ms, gw__http_wait_ms(&discover->http));
     event = gw__notice_push(&gw->shared, discover->is_final ? GW_FATAL : GW_DISCONNECTED, GW_ALL,
                             discover->fault.text, NULL);
     if (event) {
@@ -9293,6 +9301,7 @@ static void gw__client_let_go(gw_client *gw)
     gw->hand_shard = NULL;
     gw__buf_clear(&gw->hand);
     gw__buf_shrink(&gw->hand, GW__KEEP_BYTES);
+    if (gw->shared.mem.block) gw__json_index_free(&gw->index);
     if (!shard) return;
     shard->in_hand = 0;
     if (gw->shared.ack_by_hand || gw->event.session != shard->session.number) return;
@@ -9317,13 +9326,15 @@ static const gw_event *gw__client_hand_out_notice(gw_client *gw)
     return &gw->event;
 }
 
-/* The payload's buffer changes hands with the one before: the shard can go on while the caller
- * reads. */
+/* The payload's buffer changes hands with the one before, so that the shard can go on while the
+ * caller reads. In a fixed block there is one buffer a shard, and gw_tend() leaves it alone. */
 static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
 {
     gw__buf hand = gw->hand;
-    gw->hand = shard->payload;
-    shard->payload = hand;
+    if (!gw->shared.mem.block) {
+        gw->hand = shard->payload;
+        shard->payload = hand;
+    }
     gw->event = shard->event;
     shard->has_event = 0;
     shard->in_hand = 1;
@@ -9936,7 +9947,7 @@ static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault 
     gw__client_take_limits(gw, cfg, fault);
     gw__names_init(&gw->shared.names);
     gw__buf_init(&gw->hand, &gw->shared.mem, gw->shared.max_payload);
-    gw__json_index_init(&gw->index, &gw->shared.mem, cfg->memory ? 1024 : GW_MAX_TOKENS);
+    gw__json_index_init(&gw->index, &gw->shared.mem, cfg->memory ? GW__BLOCK_TOKENS : GW_MAX_TOKENS);
     count = gw__config_shards(cfg, fault);
     if (fault->reason) return;
     if (!gw__client_make_shards(gw, cfg, count)) {
@@ -10050,6 +10061,13 @@ GW_API const gw_event *gw_wait(gw_client *gw, int32_t timeout_ms)
     }
 }
 
+/* 1: its next event has no place before the one in hand is let go. */
+static int gw__client_waits_for_poll(const gw_client *gw, uint32_t index)
+{
+    const gw__shard *shard = &gw->shards[index];
+    return shard->has_event || (shard->in_hand && gw->shared.mem.block);
+}
+
 GW_API void gw_tend(gw_client *gw)
 {
     uint32_t most;
@@ -10061,8 +10079,7 @@ GW_API void gw_tend(gw_client *gw)
          most && gw__notices_have_room(&gw->shared.notices) && !gw__client_turn_is_over(gw, now_us);
          most--) {
         uint32_t waits = gw->ready_count;
-        /* these wait for gw_poll() */
-        while (waits && gw->shards[gw->ready[gw->ready_first]].has_event) {
+        while (waits && gw__client_waits_for_poll(gw, gw->ready[gw->ready_first])) {
             gw__client_push_ready(gw, gw__client_pop_ready(gw));
             waits--;
         }
@@ -10357,13 +10374,26 @@ GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, 
     return GW_OK;
 }
 
+/* Of one shard: what it always has, and the larger of a handshake's memory and of what a live
+ * connection takes for its payload and its tokens; they never come together. */
+static size_t gw__shard_memory_needed(const gw_config *cfg)
+{
+    size_t head = 2 * GW__CELL_ALIGN, queued = gw__or_default(cfg->max_queued, 64);
+    size_t live = gw__or_default(cfg->max_payload, 64u * 1024u * 1024u) + head +
+                  GW__BLOCK_TOKENS * 3 / 2 * sizeof(gw__jsmn_token) + head;
+    size_t handshake = sizeof(gw__verifier) + head + GW__HTTP_REQUEST_MAX + head;
+    return sizeof(gw__shard) + 3 * sizeof(uint32_t) + GW__WATCH_BYTES + sizeof(gw__tls) + head +
+           GW__READ_AHEAD_SMALL + head + GW__SEND_BYTES_MAX + 64 + head +
+           queued * (sizeof(gw__send_item) + GW__SEND_BYTES_MAX + head) + head +
+           GW__MAX(live, handshake);
+}
+
 /* Every piece that the client may hold at once, each with the block's head and rounding. */
 GW_API size_t gw_memory_needed_sized(const gw_config *given, size_t config_bytes)
 {
     gw_config cfg;
     gw__trust_source source;
-    size_t shards, shard_bytes, shared_bytes, head = 3 * GW__CELL_ALIGN;
-    uint32_t queued;
+    size_t shards, shared, head = 2 * GW__CELL_ALIGN;
     memset(&cfg, 0, sizeof cfg);
     memset(&source, 0, sizeof source);
     if (given) memcpy(&cfg, given, GW__MIN(config_bytes, sizeof cfg));
@@ -10372,18 +10402,11 @@ GW_API size_t gw_memory_needed_sized(const gw_config *given, size_t config_bytes
     source.anchor_count = cfg.trust_anchor_count;
     source.memory_only = 1;
     shards = cfg.shard_count > 0 ? (size_t)cfg.shard_count : 1;
-    queued = gw__or_default(cfg.max_queued, 64);
-    shard_bytes = sizeof(gw__shard) + 2 * sizeof(uint32_t) +
-                  gw__or_default(cfg.max_payload, 64u * 1024u * 1024u) + GW__READ_AHEAD_SMALL +
-                  2 * GW__SEND_BYTES_MAX + (GW__HTTP_LINE_MAX / 8) +
-                  queued * sizeof(gw__send_item) + queued * (GW__SEND_BYTES_MAX + head) + 8 * head;
-    shared_bytes = sizeof(gw_client) + gw__or_default(cfg.max_payload, 64u * 1024u * 1024u) +
-                   1024u * sizeof(gw__jsmn_token) + GW__SEND_BYTES_MAX + 64 +
-                   GW__NOTICES_MAX * 256 +
-                   gw__or_default(cfg.max_concurrency, 1) * sizeof(uint64_t) +
-                   (cfg.token ? strlen(cfg.token) : 0) + (cfg.ca_pem ? strlen(cfg.ca_pem) : 0) +
-                   GW__SEND_BYTES_MAX + 16 * head;
-    return shared_bytes + shards * (shard_bytes + gw__tls_memory_needed(&source));
+    shared = sizeof(gw_client) + GW__SEND_BYTES_MAX + 64 + GW__NOTICES_MAX * (160 + head) +
+             gw__or_default(cfg.max_concurrency, 1) * sizeof(uint64_t) + 2 * GW__WATCH_BYTES +
+             (cfg.token ? strlen(cfg.token) + 1 : 0) + (cfg.ca_pem ? strlen(cfg.ca_pem) + 1 : 0) +
+             (cfg.presence ? GW__SEND_BYTES_MAX : 0) + 12 * head;
+    return shared + gw__trust_memory_needed(&source) + shards * gw__shard_memory_needed(&cfg);
 }
 
 #endif /* DISCORD_GATEWAY_IMPLEMENTED */
