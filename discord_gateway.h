@@ -289,7 +289,7 @@ enum gw_intent {
     X(IDENTIFYING, 1003, "an Identify was spent") \
     X(DISCONNECTED, 1004, "reason, close_code, then what is next: will, in_ms") \
     X(SESSION_LOST, 1005, "what was not delivered is gone: refetch your state") \
-    X(SKIPPED, 1006, "a payload above max_payload or the memory left: seq, bytes; message names it") \
+    X(SKIPPED, 1006, "a payload above max_payload or the memory left: name, seq, bytes") \
     X(COMMAND_DROPPED, 1007, "ticket, reason") \
     X(IDENTIFY_HELD, 1008, "the daily budget or the gate says wait: in_ms") \
     X(POLLED_LATE, 1009, "in_ms after a heartbeat was due: your loop or the machine slept") \
@@ -8361,21 +8361,25 @@ static void gw__shard_take_seq(gw__shard *shard, const gw__payload *payload)
     shard->session.has_taken = 1;
 }
 
+/* The notice bears the payload's own name, a copy of which stands where d would. */
 static void gw__shard_tell_skipped(gw__shard *shard, const gw__payload *payload)
 {
+    const char *name = shard->scan.has_name ? shard->scan.name : "a payload";
     char text[GW__NAME_MAX + 160];
     gw_event *event;
     gw__text_format(text, sizeof text,
                     "%s of %llu bytes did not fit (config.max_payload is %u) and was passed over",
-                    shard->scan.has_name ? shard->scan.name : "a payload",
-                    (unsigned long long)shard->message_bytes, (unsigned)shard->shared->max_payload);
+                    name, (unsigned long long)shard->message_bytes,
+                    (unsigned)shard->shared->max_payload);
     shard->skipped++;
-    event = gw__notice_push(shard->shared, GW_SKIPPED, shard->id, text, NULL);
+    event = gw__notice_push(shard->shared, GW_SKIPPED, shard->id, text, name);
     if (!event) return;
+    if (event->d.ptr) event->name = event->d.ptr;
+    event->d.ptr = NULL;
+    event->d.len = 0;
     event->seq = payload->seq;
     event->session = shard->session.number;
     event->bytes = shard->message_bytes;
-    event->d.ptr = NULL;
 }
 
 static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)

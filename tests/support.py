@@ -266,6 +266,10 @@ def test(function):
 
 def main(name):
     """Runs all tests, or those whose name contains an argument; the last line counts them. Gives the exit code."""
+    for program in ("tail", "gwsim"):
+        if not os.access(os.path.join(BUILD, program), os.X_OK):
+            print("%s is not there; `make` builds it\n%s: 0 passed, 1 failed" % (os.path.join(BUILD, program), name))
+            return 1
     passed = failed = 0
     wanted = [word for word in sys.argv[1:] if word != "-v"]
     for function in tests:

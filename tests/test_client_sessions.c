@@ -28,6 +28,7 @@ static void save(void)
 static void restart(void)
 {
     world_close_client(&w);
+    w.cursor = w.event_count;
     w.cfg.session = text;
     w.cfg.session_len = text_len;
     world_open_client(&w);
