@@ -1696,13 +1696,16 @@ typedef struct gw__logger {
     const char *secret;             /* the token: appears in no text */
 } gw__logger;
 
-/* Overwrites every occurrence of the secret: a server may send back what we sent it. */
+/* Overwrites every occurrence of the secret, since a server may send back what we sent it; also a
+ * beginning of it that the text ends with, since texts are cut. */
 static void gw__text_redact(char *text, const char *secret)
 {
-    size_t len = secret ? strlen(secret) : 0;
+    size_t len = secret ? strlen(secret) : 0, text_len = strlen(text), part;
     char *at = text;
     if (len < 4) return;
     while ((at = strstr(at, secret)) != NULL) memset(at, '*', len);
+    for (part = GW__MIN(len - 1, text_len); part >= 4; part--)
+        if (memcmp(text + text_len - part, secret, part) == 0) memset(text + text_len - part, '*', part);
 }
 
 static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
@@ -1787,8 +1790,8 @@ static uint32_t gw__names_find(const gw__names *names, const char *name, size_t 
 {
     uint32_t slot = gw__name_hash(name, len), type;
     while ((type = names->slot[slot]) != 0) {
-        if (strncmp(gw__dispatch_names[type], name, len) == 0 && gw__dispatch_names[type][len] == 0)
-            return type;
+        const char *known = gw__dispatch_names[type];
+        if (strlen(known) == len && memcmp(known, name, len) == 0) return type;
         slot = (slot + 1) & 255u;
     }
     return GW_UNKNOWN_DISPATCH;
@@ -4929,7 +4932,10 @@ static const uint8_t *gw__link_peek(gw__link *link, size_t *len, uint64_t now_ms
         if (gw__buf_len(&link->wire) == 0 || gw__tls_look(link->tls) != GW__TLS_OPEN) break;
         gw__link_decrypt(link, SIZE_MAX);
     }
-    if (link->peer_ended && gw__buf_len(&link->wire) == 0) gw__tls_wire_end(link->tls);
+    if (link->peer_ended && gw__buf_len(&link->wire) == 0) {
+        gw__link_flush(link);       /* BearSSL believes a close_notify when it has sent its own */
+        gw__tls_wire_end(link->tls);
+    }
     if (gw__tls_look(link->tls) != GW__TLS_OPEN) gw__link_on_end(link, now_ms);
     return NULL;
 }
@@ -4955,7 +4961,7 @@ static gw__link_state gw__link_secure(gw__link *link, uint64_t now_ms)
     case GW__TLS_HANDSHAKE: break;
     case GW__TLS_OPEN: gw__link_enter(link, GW__LINK_OPEN, now_ms); break;
     case GW__TLS_ENDED: case GW__TLS_FAILED:
-        gw__link_flush(link);                   /* our alert tells the peer why */
+        gw__link_flush(link);                   /* an alert, where BearSSL makes one */
         gw__link_on_end(link, now_ms);
         break;
     }
@@ -8883,6 +8889,7 @@ static gw__discover_found gw__discover_refused(gw__discover *discover)
     else if (http->status >= 400) advice = "blocked, or the address is wrong";
     else advice = "redirects are not followed: the token must not travel elsewhere";
     gw__text_printable(piece, sizeof piece, body, gw__buf_len(&http->body));
+    gw__text_redact(piece, discover->token);
     gw__fault_set(&discover->fault, GW_REASON_HTTP, http->status, "HTTP %d from %s%s: %s%s%s",
                   (int)http->status, discover->url.host, discover->url.target, advice,
                   piece[0] ? "; it says: " : "", piece);

@@ -301,8 +301,9 @@ TEST(send_waits_for_ready_and_leaves_then)
 TEST(send_reaches_the_gateway_as_it_was_written)
 {
     char line[600];
+    static const char d[] = "{\"guild_id\":\"838860800000000000\",\"channel_id\":null,\"self_mute\":false,\"self_deaf\":false}";
     begin_live(NULL);
-    CHECK(gw_send_raw(w.gw, GW_ALL, 4, "{\"guild_id\":\"838860800000000000\",\"channel_id\":null,\"self_mute\":false,\"self_deaf\":false}", 83) > 0);
+    CHECK(gw_send_raw(w.gw, GW_ALL, 4, d, strlen(d)) > 0);
     world_settle(&w);
     CHECK(world_line(&w, WORLD_EV("send"), "\"op\":4,\"d\":{\"guild_id\":\"838860800000000000\",\"channel_id\":null", 0, line, sizeof line));
     w.any_violations = 1;
@@ -336,16 +337,34 @@ TEST(send_heartbeats_go_ahead_of_a_full_queue)
 {
     uint32_t i;
     world_init(&w);
-    w.sim.interval_ms = 10000;
     w.cfg.max_queued = 500;
     w.cfg.max_queued_ms = 1000000;
-    world_begin(&w, "every 7000 op1");
+    world_begin(&w, NULL);
     WORLD_EXPECT(&w, GW_READY, 1000);
     for (i = 0; i < 500; i++) send_sounds();
     world_advance(&w, 300000);
-    CHECK(world_count(&w, WORLD_EV("heartbeat"), "\"asked\":false") >= 25);
-    CHECK(world_count(&w, WORLD_EV("heartbeat"), "\"asked\":true") >= 40);
+    CHECK(world_count(&w, WORLD_EV("heartbeat"), NULL) >= 7);
     CHECK_U64(world_count(&w, WORLD_EV("send"), NULL), 500);
+    CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
+    world_end(&w);
+}
+
+/* Beats that were asked for fill the window where the caller has used his share; a beat that could not leave is no
+ * reason to think the peer dead. */
+TEST(send_asked_beats_beyond_the_reserve_kill_nobody)
+{
+    uint32_t i;
+    world_init(&w);
+    w.cfg.max_queued = 500;
+    w.cfg.max_queued_ms = 1000000;
+    world_begin(&w, NULL);
+    WORLD_EXPECT(&w, GW_READY, 1000);
+    for (i = 0; i < 500; i++) send_sounds();
+    for (i = 0; i < 40; i++) {
+        world_advance(&w, 5000);
+        if (i % 3 == 0) world_do(&w, "op1");
+        if (i % 5 == 0) gw_recheck(w.gw);
+    }
     CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
     world_end(&w);
 }

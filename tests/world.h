@@ -477,7 +477,7 @@ static inline void world_take(world *w, const gw_event *event)
     if (copy->d_len) memcpy(copy->d, event->d.ptr, copy->d_len < WORLD_KEEP ? copy->d_len : WORLD_KEEP);
     world_look_for_token(w, copy->message);
     world_look_for_token(w, copy->d);
-    if (event->type >= GW_GATEWAY_INFO) CHECK(copy->message[0] != 0);
+    if (event->type >= GW_GATEWAY_INFO) CHECK(copy->message[0] != 0 || w->own_memory || w->fail_after);
     else CHECK_TEXT(copy->message, "");
     w->moved++;
     if (w->on_event) w->on_event(w, event);
