@@ -9964,11 +9964,10 @@ static int gw__client_make_shards(gw_client *gw, const gw_config *cfg, uint32_t 
     return 1;
 }
 
-/* Fills the client in; what is wrong comes out as FATAL. */
+/* Takes over what the config says; what is wrong stays in the fault. */
 static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault *fault)
 {
-    uint32_t i, count;
-    uint64_t now_ms;
+    uint32_t count;
     gw__client_take_hooks(gw, cfg);
     if (!gw__sys_poller_open(&gw->shared.poller))
         gw__fault_set(fault, GW_REASON_MEMORY, 0,
@@ -9982,21 +9981,31 @@ static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault 
     gw__buf_init(&gw->hand, &gw->shared.mem, gw->shared.max_payload);
     gw__json_index_init(&gw->index, &gw->shared.mem, cfg->memory ? GW__BLOCK_TOKENS : GW_MAX_TOKENS);
     count = gw__config_shards(cfg, fault);
-    if (fault->reason) return;
-    if (!gw__client_make_shards(gw, cfg, count)) {
+    if (!fault->reason && !gw__client_make_shards(gw, cfg, count))
         gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards",
                       (unsigned)count);
-        return;
-    }
-    now_ms = gw__client_now_us(gw) / 1000u;
+}
+
+/* The shards begin at the first poll: with their old sessions, where the text has them. */
+static void gw__client_begin(gw_client *gw, const gw_config *cfg)
+{
+    uint64_t now_ms = gw__client_now_us(gw) / 1000u;
+    uint32_t i;
     if (cfg->session && cfg->session_len &&
         !gw__client_load(gw, cfg->session, cfg->session_len, now_ms))
         gw__notice_push(&gw->shared, GW_SESSION_LOST, GW_ALL,
                         gw__result_text(GW_ERROR_SESSION_TEXT), NULL);
-    for (i = 0; i < count; i++) {
+    for (i = 0; i < gw->shard_count; i++) {
         gw__shard_enter(&gw->shards[i], GW__WAITING, now_ms, "opened");
         gw__client_settle(gw, &gw->shards[i], now_ms);
     }
+}
+
+static void gw__client_begin_fatal(gw_client *gw, const gw__fault *fault)
+{
+    gw_event *event = gw__notice_push(&gw->shared, GW_FATAL, GW_ALL, fault->text, NULL);
+    gw->shared.fatal = 1;
+    if (event) event->reason = fault->reason;
 }
 
 /* ---- life ---- */
@@ -10011,7 +10020,6 @@ GW_API gw_client *gw_open_sized(const gw_config *given, size_t config_bytes)
     gw__mem mem;
     gw_client *gw;
     gw__fault fault;
-    gw_event *event;
     memset(&cfg, 0, sizeof cfg);
     memset(&fault, 0, sizeof fault);
     if (given) memcpy(&cfg, given, GW__MIN(config_bytes, sizeof cfg));
@@ -10024,11 +10032,8 @@ GW_API gw_client *gw_open_sized(const gw_config *given, size_t config_bytes)
     gw__client_take_hooks(gw, &cfg);
     gw__discover_init(&gw->discover, &gw->shared.net);
     gw__client_configure(gw, &cfg, &fault);
-    if (fault.reason) {
-        gw->shared.fatal = 1;
-        event = gw__notice_push(&gw->shared, GW_FATAL, GW_ALL, fault.text, NULL);
-        if (event) event->reason = fault.reason;
-    }
+    if (fault.reason) gw__client_begin_fatal(gw, &fault);
+    else gw__client_begin(gw, &cfg);
     return gw;
 }
 

@@ -950,23 +950,31 @@ TEST(clock_that_stands_still_or_jumps_back_does_no_harm)
     world_end(&w);
 }
 
-static int32_t broken_random(void *user, void *bytes, size_t len)
+static int32_t random_or_not(void *user, void *bytes, size_t len)
 {
-    (void)user;
-    memset(bytes, 0, len);
-    return 0;
+    return gate_answer ? -1 : world_on_random(user, bytes, len);
 }
 
-TEST(random_that_fails_falls_back_to_the_system_or_waits)
+TEST(random_that_fails_sends_nothing_unmasked_and_recovers)
 {
+    gate_answer = 1;
     world_init(&w);
-    w.cfg.random = broken_random;
+    w.cfg.random = random_or_not;
     world_begin(&w, NULL);
-    w.any_violations = 1;
     world_advance(&w, 120000);
-    CHECK_EQ(gw_alive(w.gw), 1);
+    CHECK_U64(world_count(&w, WORLD_EV("identify"), NULL), 0);
+    gate_answer = 0;
+    WORLD_EXPECT(&w, GW_READY, 130000);
+    gate_answer = 1;
+    world_advance(&w, 50000);
+    world_do(&w, "op1");
+    world_advance(&w, 100000);
+    gate_answer = 0;
+    world_advance(&w, 200000);
+    CHECK_EQ(gw_shard_live(w.gw, 0), 1);
     CHECK_U64(world_count(&w, "mask_zero", NULL), 0);
     CHECK_U64(world_count(&w, "mask_reused", NULL), 0);
+    w.any_violations = 1;
     world_end(&w);
 }
 
