@@ -1696,16 +1696,19 @@ typedef struct gw__logger {
     const char *secret;             /* the token: appears in no text */
 } gw__logger;
 
-/* Overwrites every occurrence of the secret, since a server may send back what we sent it; also a
- * beginning of it that the text ends with, since texts are cut. */
+#define GW__REDACT_FROM 8u      /* characters: so much of a token tells that it is one */
+
+/* Overwrites every occurrence of the secret, since a server may send back what we sent it; also what
+ * a cut has left of one. */
 static void gw__text_redact(char *text, const char *secret)
 {
-    size_t len = secret ? strlen(secret) : 0, text_len = strlen(text), part;
-    char *at = text;
+    size_t len = secret ? strlen(secret) : 0, least = GW__MIN(len, GW__REDACT_FROM), same;
     if (len < 4) return;
-    while ((at = strstr(at, secret)) != NULL) memset(at, '*', len);
-    for (part = GW__MIN(len - 1, text_len); part >= 4; part--)
-        if (memcmp(text + text_len - part, secret, part) == 0) memset(text + text_len - part, '*', part);
+    while (*text) {
+        for (same = 0; same < len && text[same] == secret[same]; same++) { }
+        if (same >= least) memset(text, '*', same);
+        text += same >= least ? same : 1;
+    }
 }
 
 static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
@@ -7800,6 +7803,7 @@ static gw_event *gw__notice_push(gw__shared *shared, uint32_t type, int32_t shar
     memcpy(notice->text, message, message_bytes);
     if (d) memcpy(notice->text + message_bytes, d, d_bytes);
     gw__text_redact(notice->text, shared->identity.token);
+    if (d) gw__text_redact(notice->text + message_bytes, shared->identity.token);
     notice->event.message = notice->text;
     notice->event.d.ptr = d ? notice->text + message_bytes : NULL;
     notice->event.d.len = d ? d_bytes - 1 : 0;
@@ -8726,10 +8730,21 @@ static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
 
 /* ---- by the caller ---- */
 
-/* Ends it in order: 1000 gives the session up, 4000 keeps it. */
-static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
+/* Our Close onto the wire: 1000 gives the session up, 4000 keeps it. */
+static void gw__shard_write_stop(gw__shard *shard)
 {
     uint8_t mask[4];
+    if (gw__net_random(&shard->shared->net, mask, sizeof mask))
+        gw__ws_write_close(&shard->link.out, shard->stop_how == GW_END ? 1000 : 4000, "", mask);
+    gw__link_flush(&shard->link);
+    shard->own_close = 0;
+}
+
+/* Ends it in order. A connection that stands waits for the peer's Close, one on its way is dropped;
+ * both then come to their end in gw__shard_read_closing(). */
+static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
+{
+    int connects = shard->state == GW__LINKING || shard->state == GW__UPGRADING;
     if (shard->state == GW__CLOSING || shard->state == GW__STOPPED) return;
     shard->stop_how = how;
     memset(&shard->fault, 0, sizeof shard->fault);
@@ -8737,17 +8752,10 @@ static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
                   how == GW_END ? "stopped, session ended" : "stopped, session kept");
     shard->detail = 0;
     gw__shard_return_permit(shard, now_ms);
-    if (gw__shard_is_open(shard)) {
-        if (gw__net_random(&shard->shared->net, mask, sizeof mask))
-            gw__ws_write_close(&shard->link.out, how == GW_END ? 1000 : 4000, "", mask);
-        gw__link_flush(&shard->link);
-        shard->own_close = 0;
-        shard->link.held = 0;
-        gw__shard_enter(shard, GW__CLOSING, now_ms, "stopped by the caller");
-        return;
-    }
-    gw__shard_goodbye(shard);
-    gw__shard_enter(shard, GW__STOPPED, now_ms, "stopped by the caller");
+    if (gw__shard_is_open(shard)) gw__shard_write_stop(shard);
+    if (connects) gw__link_drop(&shard->link);
+    gw__shard_enter(shard, connects || gw__shard_is_open(shard) ? GW__CLOSING : GW__STOPPED, now_ms,
+                    "stopped by the caller");
 }
 
 /* ==========================================================================
@@ -8862,7 +8870,7 @@ static int gw__discover_begin(gw__discover *discover, const char *base_url, cons
                     discover->url.target);
     memcpy(discover->url.target, target, sizeof target);
     gw__link_open(&discover->link, &discover->url, tag, now_ms);
-    gw__http_begin(&discover->http, discover->link.net->mem, GW__DISCOVER_BODY_MAX, 0);
+    gw__http_begin(&discover->http, discover->link.net->mem, GW__DISCOVER_BODY_MAX - 1, 0);
     discover->is_active = 1;
     discover->deadline_ms = GW__NEVER;
     return 1;
@@ -9003,6 +9011,7 @@ struct gw_client {
     gw__discover discover;
     uint32_t url_is_given;
     uint64_t discover_at_ms;                /* GW__NEVER: nobody wants to know */
+    uint32_t discover_has_more;             /* its next step waits for nothing */
 
     gw_event event;                         /* in the caller's hand, with all that follows */
     gw__buf hand;                           /* its d */
@@ -9142,7 +9151,7 @@ static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
 static void gw__client_on_info_failed(gw_client *gw, uint64_t now_ms)
 {
     gw__discover *discover = &gw->discover;
-    uint32_t cap_ms = GW__MIN(500u << GW__MIN(++discover->tries, 7u), GW__BACKOFF_CAP_MS);
+    uint32_t n = ++discover->tries, cap_ms = GW__MIN(500u << GW__MIN(n, 7u), GW__BACKOFF_CAP_MS);
     uint64_t wait_ms = (uint64_t)cap_ms * gw__shared_random(&gw->shared) / UINT32_MAX;
     gw_event *event;
     wait_ms = GW__MAX(wait_ms, gw__http_wait_ms(&discover->http));
@@ -9175,6 +9184,7 @@ static void gw__client_discover(gw_client *gw, uint64_t now_ms)
     if (found != GW__DISCOVER_FAILED)
         found = gw__discover_step(discover, &gw->shared.trust, &clock, now_ms);
     if (found == GW__DISCOVER_WAITING) found = gw__discover_expire(discover, now_ms);
+    gw->discover_has_more = found == GW__DISCOVER_MORE;
     if (found == GW__DISCOVER_DONE) gw__client_on_info(gw, now_ms);
     else if (found == GW__DISCOVER_FAILED) gw__client_on_info_failed(gw, now_ms);
     else gw__link_watch(&discover->link);
@@ -9451,6 +9461,7 @@ static const gw_event *gw__client_turn(gw_client *gw)
 static int gw__client_has_work(gw_client *gw)
 {
     if (gw->shared.notices.count || gw->ready_count || gw->woken) return 1;
+    if (gw->discover.is_active && gw->discover_has_more) return 1;
     return gw->discover.is_active && gw__link_has_work(&gw->discover.link);
 }
 
@@ -9507,36 +9518,39 @@ static gw__shard *gw__client_shard(gw_client *gw, int32_t id)
 
 /* ==========================================================================
  * >> room: session text -- sessions as a small text that survives the process.
- *    Knows:  its lines, its checksum, what makes a text one of this bot.
+ *    Knows:  its lines, its seal, what makes a text one of this bot.
  *    Not:    files; when to save.
- *      gw1 <bot> <user id> <application id> <identifies> <window ends, unix> <last identify, unix> <gateway url>
- *      <shard> <total> <session number> <seq> <session id> <resume url>            a line a shard
- *      end <checksum of all before>
- *    <bot> is a digest of the token, so that a text of another bot is refused; "-" stands for what is not known.
+ *      gw1 <user id> <application id> <identifies> <window ends> <last identify> <gateway url>
+ *      <shard> <total> <session number> <seq> <session id> <resume url>        a line a shard
+ *      end <seal of all before>
+ *    Times are unix seconds; "-" stands for what is not known. The seal is a MAC under the token: a
+ *    text that is cut, of another bot, or written by somebody else is refused, and so nobody who can
+ *    write the file can send the token to a host of his own.
  * ========================================================================== */
 
 #define GW__WORD_MAX 240u
-/* a longer one is left out, so that a shard's text fits GW_SESSION_MAX */
-#define GW__SAVED_URL_MAX 100u
+#define GW__SAVED_URL_MAX 100u  /* a longer one is left out, so that a shard's text fits GW_SESSION_MAX */
+#define GW__SEAL_CHARS 16u
+#define GW__END_LEN (4u + GW__SEAL_CHARS + 1u)      /* "end ", the seal, a newline */
 
-static uint32_t gw__text_checksum(const char *text, size_t len)
+static void gw__seal_begin(br_hmac_context *seal, const char *token)
 {
-    uint32_t hash = 2166136261u;            /* FNV-1a: finds a cut, guards against nothing else */
-    size_t i;
-    for (i = 0; i < len; i++) hash = (hash ^ (uint8_t)text[i]) * 16777619u;
-    return hash;
+    br_hmac_key_context key;
+    br_hmac_key_init(&key, &br_sha256_vtable, token, strlen(token));
+    br_hmac_init(seal, &key, 0);
+    gw__mem_wipe(&key, sizeof key);
 }
 
-static void gw__text_bot(const char *token, char out[9])
+/* The text's last line. */
+static void gw__seal_end(br_hmac_context *seal, char line[GW__END_LEN + 1])
 {
-    br_sha256_context hash;
-    uint8_t digest[br_sha256_SIZE];
-    br_sha256_init(&hash);
-    br_sha256_update(&hash, "discord_gateway.h", 17);
-    br_sha256_update(&hash, token, strlen(token));
-    br_sha256_out(&hash, digest);
-    gw__text_format(out, 9, "%02x%02x%02x%02x", (unsigned)digest[0], (unsigned)digest[1],
-                    (unsigned)digest[2], (unsigned)digest[3]);
+    static const char digits[] = "0123456789abcdef";
+    uint8_t mac[br_sha256_SIZE];
+    size_t i;
+    br_hmac_out(seal, mac);
+    memcpy(line, "end ", 4);
+    for (i = 0; i < GW__SEAL_CHARS; i++) line[4 + i] = digits[i % 2 ? mac[i / 2] & 15 : mac[i / 2] >> 4];
+    memcpy(line + 4 + GW__SEAL_CHARS, "\n", 2);
 }
 
 /* A word that may stand in a line: no blanks, no control bytes, not empty. */
@@ -9551,14 +9565,14 @@ static const char *gw__text_word_or_dash(const char *word, size_t max)
 typedef struct gw__lines {  /* writes a text whose end may lie behind the caller's buffer */
     char *out;
     size_t cap, len;
-    uint32_t checksum;
+    br_hmac_context seal;
 } gw__lines;
 
 static void gw__lines_add(gw__lines *lines, const char *text, size_t len)
 {
     size_t i;
+    br_hmac_update(&lines->seal, text, len);
     for (i = 0; i < len; i++) {
-        lines->checksum = (lines->checksum ^ (uint8_t)text[i]) * 16777619u;
         if (lines->len + 1 < lines->cap) lines->out[lines->len] = text[i];
         lines->len++;
     }
@@ -9579,12 +9593,11 @@ static void gw__client_save_head(gw_client *gw, gw__lines *lines)
     gw__shared *shared = &gw->shared;
     uint64_t now_ms = gw__client_now_us(gw) / 1000u, unix_time = gw__shared_clock(shared).unix_time,
              ends = 0;
-    char bot[9], line[160];
+    char line[160];
     size_t len;
     if (shared->gate.resets_ms != GW__NEVER && shared->gate.resets_ms > now_ms && unix_time)
         ends = unix_time + (shared->gate.resets_ms - now_ms) / 1000u;
-    gw__text_bot(shared->identity.token, bot);
-    len = gw__text_format(line, sizeof line, "gw1 %s %llu %llu %u %llu %llu ", bot,
+    len = gw__text_format(line, sizeof line, "gw1 %llu %llu %u %llu %llu ",
                           (unsigned long long)shared->user_id,
                           (unsigned long long)shared->application_id, (unsigned)shared->gate.spent,
                           (unsigned long long)ends, (unsigned long long)shared->gate.last_unix);
@@ -9609,20 +9622,20 @@ static void gw__client_save_shard(gw_client *gw, const gw__shard *shard, gw__lin
 GW_API size_t gw_session_save(gw_client *gw, int32_t shard, char *out, size_t cap)
 {
     gw__lines lines;
-    char end[24];
+    char end[GW__END_LEN + 1];
     uint32_t i;
     if (cap) out[0] = 0;
     if (!gw || gw__client_in_hook(gw) || !gw->shared.identity.token) return 0;
     lines.out = out;
     lines.cap = cap;
     lines.len = 0;
-    lines.checksum = 2166136261u;
+    gw__seal_begin(&lines.seal, gw->shared.identity.token);
     gw__client_save_head(gw, &lines);
     for (i = 0; i < gw->shard_count; i++)
         if (shard == GW_ALL || gw->shards[i].id == shard)
             gw__client_save_shard(gw, &gw->shards[i], &lines);
-    gw__lines_add(&lines, end,
-                  gw__text_format(end, sizeof end, "end %08x\n", (unsigned)lines.checksum));
+    gw__seal_end(&lines.seal, end);
+    gw__lines_add(&lines, end, GW__END_LEN);
     if (cap) out[GW__MIN(lines.len, cap - 1)] = 0;
     return lines.len;
 }
@@ -9685,12 +9698,10 @@ static void gw__client_load_budget(gw_client *gw, uint64_t spent, uint64_t ends,
 
 static int gw__client_load_head(gw_client *gw, gw__words *words, uint64_t now_ms)
 {
-    char word[GW__WORD_MAX], bot[9];
+    char word[GW__WORD_MAX];
     uint64_t user, application, spent, ends, last;
     gw__url url;
-    gw__text_bot(gw->shared.identity.token, bot);
     if (!gw__words_next(words, word) || strcmp(word, "gw1") != 0) return 0;
-    if (!gw__words_next(words, word) || strcmp(word, bot) != 0) return 0;
     if (!gw__words_number(words, &user) || !gw__words_number(words, &application) ||
         !gw__words_number(words, &spent) || !gw__words_number(words, &ends) ||
         !gw__words_number(words, &last) || !gw__words_url(words, &url) ||
@@ -9707,6 +9718,19 @@ static int gw__client_load_head(gw_client *gw, gw__words *words, uint64_t now_ms
     return 1;
 }
 
+/* A config that now names another Gateway does not take the token to the old one's hosts. */
+static void gw__client_take_resume_url(gw_client *gw, gw__session *session, const gw__url *url)
+{
+    gw__fault refused;
+    memset(&refused, 0, sizeof refused);
+    memset(&session->resume_url, 0, sizeof session->resume_url);        /* the cached one is used */
+    if (!url->host[0]) return;
+    if (!gw->shared.has_gateway_url || gw__url_may_replace(&gw->shared.gateway_url, url, &refused))
+        session->resume_url = *url;
+    else
+        gw__log(&gw->shared.logger, GW_LOG_WARN, GW_ALL, "saved session: %s", refused.text);
+}
+
 /* A line of a shard that we do not run is read over. */
 static int gw__client_load_shard(gw_client *gw, gw__words *words)
 {
@@ -9717,14 +9741,13 @@ static int gw__client_load_shard(gw_client *gw, gw__words *words)
     if (!gw__words_number(words, &id) || !gw__words_number(words, &total) ||
         !gw__words_number(words, &number) || !gw__words_number(words, &seq) ||
         !gw__words_next(words, session_id) || !gw__words_url(words, &url) ||
-        !gw__words_end_line(words) || strlen(session_id) >= GW__SESSION_ID_MAX || id > INT32_MAX ||
-        number > UINT32_MAX)
-        return 0;
-    if (total != (uint64_t)gw->shared.identity.shard_total) return 0;
+        !gw__words_end_line(words)) return 0;
+    if (strlen(session_id) >= GW__SESSION_ID_MAX || id > INT32_MAX || number > UINT32_MAX ||
+        total != (uint64_t)gw->shared.identity.shard_total) return 0;
     shard = gw__client_shard(gw, (int32_t)id);
     if (!shard) return 1;
     gw__text_format(shard->session.id, sizeof shard->session.id, "%s", session_id);
-    shard->session.resume_url = url;
+    gw__client_take_resume_url(gw, &shard->session, &url);
     shard->session.number = (uint32_t)number;
     shard->session.received_seq = shard->session.taken_seq = seq;
     shard->session.has_received = shard->session.has_taken = 1;
@@ -9735,18 +9758,21 @@ static int gw__client_load_shard(gw_client *gw, gw__words *words)
 static int gw__client_load(gw_client *gw, const char *text, size_t len, uint64_t now_ms)
 {
     gw__words words;
-    char end[24];
+    br_hmac_context seal;
+    char end[GW__END_LEN + 1];
     uint32_t i;
-    const size_t end_len = 13;              /* "end " and eight digits and a newline */
-    if (len < end_len) return 0;
-    gw__text_format(end, sizeof end, "end %08x\n",
-                    (unsigned)gw__text_checksum(text, len - end_len));
-    if (memcmp(text + len - end_len, end, end_len) != 0) return 0;
+    int good;
+    if (len < GW__END_LEN) return 0;
     words.at = text;
-    words.end = text + len - end_len;
-    if (!gw__client_load_head(gw, &words, now_ms)) return 0;
-    while (words.at < words.end && gw__client_load_shard(gw, &words)) { }
-    if (words.at == words.end) return 1;
+    words.end = text + len - GW__END_LEN;
+    gw__seal_begin(&seal, gw->shared.identity.token);
+    br_hmac_update(&seal, text, len - GW__END_LEN);
+    gw__seal_end(&seal, end);
+    if (memcmp(words.end, end, GW__END_LEN) != 0) return 0;
+    good = gw__client_load_head(gw, &words, now_ms);
+    while (good && words.at < words.end) good = gw__client_load_shard(gw, &words);
+    if (good) return 1;
+    gw->shared.user_id = gw->shared.application_id = 0;
     for (i = 0; i < gw->shard_count; i++) gw__session_forget(&gw->shards[i].session);
     return 0;
 }
@@ -9774,6 +9800,7 @@ static const char *gw__token_trim(const char *token, size_t *len)
         *len -= 4;
         while (*len && *token == ' ') { token++; (*len)--; }
     }
+    if (gw__text_same_nocase(token, *len, "bot")) *len = 0;
     return token;
 }
 
@@ -10257,7 +10284,9 @@ GW_API gw_ticket gw_send_raw(gw_client *gw, int32_t shard, uint32_t op, const ch
     if (result != GW_OK) return result;
     if (gw->stopping) return gw__client_refuse(gw, GW_ERROR_ENDED, "gw_stop was called");
     result = gw__client_write_raw(gw, op, d, len);
-    return result == GW_OK ? gw__client_queue(gw, shard) : result;
+    if (result == GW_OK) result = gw__client_queue(gw, shard);
+    gw__buf_clear(&gw->shared.scratch);         /* the next payload begins with nothing before it */
+    return result;
 }
 
 /* ---- other people's loops ---- */

@@ -348,6 +348,7 @@ def a_payload_above_max_payload_is_skipped():
             expect(tail.wait_for(lambda line: line.get("t") == "SIM_UNKNOWN_EVENT"), tail.lines[-3:], tail.said())
             skipped = tail.of("skipped")
             expect(len(skipped) == 1 and skipped[0]["bytes"] > 2900000 and skipped[0]["s"] == 5, skipped)
+            expect(skipped[0]["t"] == "GUILD_CREATE", skipped)
             expect(not tail.of("close"), tail.of("close"))
             ends_by(tail)
 

@@ -217,8 +217,8 @@ static poller_run *poller_new(uint32_t cap)
 {
     poller_run *r = (poller_run *)calloc(1, sizeof *r);
     CHECK_EQ(gw__sys_poller_open(&r->poller), 1);
-    r->watches = calloc(cap, GW__WATCH_BYTES ? GW__WATCH_BYTES : 1);
-    gw__sys_poller_lend(&r->poller, r->watches, cap);
+    r->watches = calloc(cap + 1, GW__WATCH_BYTES ? GW__WATCH_BYTES : 1);       /* and its own to wake it */
+    gw__sys_poller_lend(&r->poller, r->watches, cap + 1);
     return r;
 }
 

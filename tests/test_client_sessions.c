@@ -273,26 +273,30 @@ static void begin_with(const char *session)
     world_begin(&w, NULL);
 }
 
-/* A text with a right checksum, whatever its lines say. */
+/* A text with a right seal, whatever its lines say. */
 static const char *sealed(const char *lines)
 {
-    snprintf(text, sizeof text, "%send %08x\n", lines, (unsigned)gw__text_checksum(lines, strlen(lines)));
+    br_hmac_context seal;
+    char end[GW__END_LEN + 1];
+    gw__seal_begin(&seal, WORLD_TOKEN);
+    br_hmac_update(&seal, lines, strlen(lines));
+    gw__seal_end(&seal, end);
+    snprintf(text, sizeof text, "%s%s", lines, end);
     return text;
 }
 
-TEST(sessions_text_with_nonsense_lines_and_a_right_checksum_is_refused)
+TEST(sessions_text_with_nonsense_lines_and_a_right_seal_is_refused)
 {
-    static const char *const nonsense[] = { "", "gw1\n", "gw1 00000000 1 2 3 4 5 -\n", "gw2 %s 1 2 3 4 5 -\n", "gw1 %s 1 2 3 4 5\n",
-        "gw1 %s 1 2 3 4 5 - more\n", "gw1 %s x 2 3 4 5 -\n", "gw1 %s 1 2 3 4 99999999999999999999999 -\n", "gw1 %s 1 2 3 4 5 http://a.b\n",
-        "gw1 %s 1 2 3 4 5 ws://evil.example/\n", "gw1 %s 1 2 3 4 5 -", "gw1 %s 1 2 3 4 5 -\n0 0 1 3\n", "gw1 %s 1 2 3 4 5 -\n0 0 1 -3 abc -\n",
-        "gw1 %s 1 2 3 4 5 -\n0 8 1 3 abc -\n", "gw1 %s 1 2 3 4 5 -\n0 0 1 3 abc ws://evil.example/\n", "gw1 %s 1 2 3 4 5 -\n4294967296 0 1 3 abc -\n",
-        "gw1 %s 1 2 3 4 5 -\n0 0 4294967296 3 abc -\n", "\n\n\n" };
+    static const char *const nonsense[] = { "", "gw1\n", "gw1 00000000 1 2 3 4 5 -\n", "gw2 1 2 3 4 5 -\n", "gw1 1 2 3 4 5\n",
+        "gw1 1 2 3 4 5 - more\n", "gw1 x 2 3 4 5 -\n", "gw1 1 2 3 4 99999999999999999999999 -\n", "gw1 1 2 3 4 5 http://a.b\n",
+        "gw1 1 2 3 4 5 ws://evil.example/\n", "gw1 1 2 3 4 5 -", "gw1 1 2 3 4 5 -\n0 0 1 3\n", "gw1 1 2 3 4 5 -\n0 0 1 -3 abc -\n",
+        "gw1 1 2 3 4 5 -\n0 8 1 3 abc -\n", "gw1 1 2 3 4 5 -\n0 0 1 3 abc ws://evil.example/\n", "gw1 1 2 3 4 5 -\n4294967296 0 1 3 abc -\n",
+        "gw1 1 2 3 4 5 -\n0 0 4294967296 3 abc -\n", "\n\n\n" };
     size_t i;
-    char bot[9], lines[1000], long_id[600];
-    gw__text_bot(WORLD_TOKEN, bot);
+    char lines[1000], long_id[600];
     for (i = 0; i < sizeof nonsense / sizeof nonsense[0]; i++) {
         int failures = check_failures;
-        snprintf(lines, sizeof lines, nonsense[i], bot);
+        snprintf(lines, sizeof lines, "%s", nonsense[i]);
         begin_with(sealed(lines));
         WORLD_EXPECT(&w, GW_SESSION_LOST, 1000);
         WORLD_EXPECT(&w, GW_READY, 10000);
@@ -301,7 +305,7 @@ TEST(sessions_text_with_nonsense_lines_and_a_right_checksum_is_refused)
     }
     memset(long_id, 'a', sizeof long_id);
     long_id[150] = 0;
-    snprintf(lines, sizeof lines, "gw1 %s 1 2 3 4 5 -\n0 0 1 3 %s -\n", bot, long_id);
+    snprintf(lines, sizeof lines, "gw1 1 2 3 4 5 -\n0 0 1 3 %s -\n", long_id);
     begin_with(sealed(lines));
     WORLD_EXPECT(&w, GW_SESSION_LOST, 1000);
     WORLD_EXPECT(&w, GW_READY, 10000);
@@ -310,9 +314,8 @@ TEST(sessions_text_with_nonsense_lines_and_a_right_checksum_is_refused)
 
 TEST(sessions_half_a_text_leaves_no_half_a_session)
 {
-    char bot[9], lines[1000];
-    gw__text_bot(WORLD_TOKEN, bot);
-    snprintf(lines, sizeof lines, "gw1 %s 7 8 0 0 0 -\n0 0 1 3 abcdef -\nbroken\n", bot);
+    char lines[1000];
+    snprintf(lines, sizeof lines, "gw1 7 8 0 0 0 -\n0 0 1 3 abcdef -\nbroken\n");
     begin_with(sealed(lines));
     WORLD_EXPECT(&w, GW_SESSION_LOST, 1000);
     WORLD_EXPECT(&w, GW_READY, 10000);
@@ -322,9 +325,8 @@ TEST(sessions_half_a_text_leaves_no_half_a_session)
 
 TEST(sessions_saved_resume_url_of_a_foreign_host_is_not_used)
 {
-    char bot[9], lines[1000];
-    gw__text_bot(WORLD_TOKEN, bot);
-    snprintf(lines, sizeof lines, "gw1 %s 7 8 0 0 0 -\n0 0 1 3 abcdef wss://evil.example/\n", bot);
+    char lines[1000];
+    snprintf(lines, sizeof lines, "gw1 7 8 0 0 0 -\n0 0 1 3 abcdef wss://evil.example/\n");
     begin_with(sealed(lines));
     world_advance(&w, 100000);
     {

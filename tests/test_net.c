@@ -234,8 +234,8 @@ static rig *rig_new(int secure)
     rig *r = (rig *)calloc(1, sizeof *r);
     gw__mem_init(&r->mem, heap_alloc, &r->counted);
     CHECK_EQ(gw__sys_poller_open(&r->poller), 1);
-    r->watches = calloc(2, GW__WATCH_BYTES ? GW__WATCH_BYTES : 1);
-    gw__sys_poller_lend(&r->poller, r->watches, 2);
+    r->watches = calloc(3, GW__WATCH_BYTES ? GW__WATCH_BYTES : 1);
+    gw__sys_poller_lend(&r->poller, r->watches, 3);
     r->net.mem = &r->mem;
     r->net.logger = &r->logger;
     r->net.poller = &r->poller;
