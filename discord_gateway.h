@@ -7825,11 +7825,11 @@ static gw__trust_clock gw__shared_clock(gw__shared *shared)
     return clock;
 }
 
+/* Without random bytes the whole wait: a hot loop would be worse than no jitter. */
 static uint32_t gw__shared_random(gw__shared *shared)
 {
-    uint32_t value = 0;
-    gw__net_random(&shared->net, &value, sizeof value);
-    return value;
+    uint32_t value;
+    return gw__net_random(&shared->net, &value, sizeof value) ? value : UINT32_MAX;
 }
 
 static gw__tls_ticket *gw__shared_ticket(gw__shared *shared, const gw__url *url)
@@ -8870,7 +8870,8 @@ static int gw__discover_begin(gw__discover *discover, const char *base_url, cons
                     discover->url.target);
     memcpy(discover->url.target, target, sizeof target);
     gw__link_open(&discover->link, &discover->url, tag, now_ms);
-    gw__http_begin(&discover->http, discover->link.net->mem, GW__DISCOVER_BODY_MAX - 1, 0);
+    gw__http_begin(&discover->http, discover->link.net->mem, GW__DISCOVER_BODY_MAX, 0);
+    discover->http.body.max++;          /* for the 0 that ends it as a text */
     discover->is_active = 1;
     discover->deadline_ms = GW__NEVER;
     return 1;
