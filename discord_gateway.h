@@ -7039,6 +7039,9 @@ typedef struct gw__session {
     uint32_t has_received, has_taken;
     uint32_t resumes_unanswered;        /* Resumes sent since the last RESUMED */
     uint32_t attempts;                  /* connections tried since the last READY or RESUMED */
+    uint32_t fruitless;                 /* times in a row that ready came and no event */
+    uint32_t short_lived;               /* sessions in a row that were lost within a minute */
+    uint64_t ready_ms;                  /* when this one began */
     uint32_t at_cached_url;             /* a connect to the resume host failed: try the other one */
     /* what belongs to one connection, and is reset with it in one place */
     uint32_t interval_ms;               /* 0: no Hello yet */
@@ -7101,19 +7104,26 @@ static void gw__session_on_ready(gw__session *session)
 {
     session->resumes_unanswered = session->attempts = session->at_cached_url = 0;
     session->replaying = session->identified = 0;
+    session->fruitless++;                   /* until an event comes */
 }
 
-/* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached
- * one takes its place. */
+/* A server that puts our token into what we keep and show does not get it kept. */
+static int gw__session_holds(const char *text, const char *token)
+{
+    return strlen(token) >= GW__REDACT_FROM && strstr(text, token) != NULL;
+}
+
+/* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached one
+ * takes its place. */
 static void gw__session_take_ready(gw__session *session, const gw_json *d, const gw__url *cached,
-                                   gw__fault *refused)
+                                   const char *token, gw__fault *refused)
 {
     char text[GW__HOST_MAX + GW__PATH_MAX], target[GW__PATH_MAX];
     size_t len = gw_text(d, "resume_gateway_url", text, sizeof text);
     memset(&session->resume_url, 0, sizeof session->resume_url);
-    if (gw_text(d, "session_id", session->id, sizeof session->id) >= sizeof session->id)
-        session->id[0] = 0;
-    if (len == 0 || len >= sizeof text)
+    if (gw_text(d, "session_id", session->id, sizeof session->id) >= sizeof session->id ||
+        gw__session_holds(session->id, token)) session->id[0] = 0;
+    if (len == 0 || len >= sizeof text || gw__session_holds(text, token))
         gw__fault_set(refused, GW_REASON_PROTOCOL, 0, "READY brought no usable resume_gateway_url");
     else if (gw__url_parse(&session->resume_url, text, len, refused) &&
              gw__url_may_replace(cached, &session->resume_url, refused) &&
@@ -7155,15 +7165,18 @@ static gw__act gw__session_on_ack(gw__session *session, uint64_t now_us)
     return GW__ACT_NOTHING;
 }
 
+/* READY counts after our Identify and RESUMED after our Resume; unasked they are events like others. */
 static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *payload)
 {
-    if (payload->has_seq && (!session->has_received || payload->seq > session->received_seq ||
-                             payload->type == GW_READY)) {
+    int begins = payload->type == GW_READY && session->identified;
+    if (payload->has_seq &&
+        (begins || !session->has_received || payload->seq > session->received_seq)) {
         session->received_seq = payload->seq;
         session->has_received = 1;
     }
-    if (payload->type == GW_READY) return GW__ACT_READY;
-    if (payload->type == GW_RESUMED) return GW__ACT_RESUMED;
+    if (begins) return GW__ACT_READY;
+    if (payload->type == GW_RESUMED && session->replaying) return GW__ACT_RESUMED;
+    session->fruitless = 0;
     return GW__ACT_DELIVER;
 }
 
@@ -7230,18 +7243,30 @@ static void gw__session_beat_sent(gw__session *session, uint64_t now_us)
     session->beat_sent_us = now_us;
 }
 
-/* What comes next, and after how long. Resume at once, then 1, 2, 4 ... 60 s with full jitter. */
-static gw__next gw__session_after(gw__session *session, const gw__ending *ending, uint32_t random,
-                                  uint32_t *wait_ms)
+/* 1, 2, 4 ... 60 s for n of 1, 2, 3 ...; 0 for none. */
+static uint32_t gw__backoff_ms(uint32_t n)
 {
-    uint32_t n = GW__MIN(session->attempts, 7u),
-             cap_ms = n ? GW__MIN(500u << n, GW__BACKOFF_CAP_MS) : 0;
-    uint32_t spread_ms = ending->wait_to_ms - ending->wait_from_ms;
-    uint32_t row_ms = ending->wait_from_ms + (uint32_t)((uint64_t)spread_ms * random / UINT32_MAX);
-    *wait_ms = GW__MAX(row_ms, (uint32_t)((uint64_t)cap_ms * random / UINT32_MAX));
-    if (ending->next == GW__NEXT_RESUME && !gw__session_can_resume(session))
-        return GW__NEXT_IDENTIFY;
-    return ending->next;
+    return n ? GW__MIN(500u << GW__MIN(n, 7u), GW__BACKOFF_CAP_MS) : 0;
+}
+
+/* What comes next, and after how long: Resume at once, then with backoff and full jitter. A server
+ * that lets us in and out again makes no hot loop either: connections that bring nothing count after
+ * the third, and sessions that do not live a minute each count. */
+static gw__next gw__session_after(gw__session *session, const gw__ending *ending, uint64_t now_ms,
+                                  uint32_t random, uint32_t *wait_ms)
+{
+    uint32_t n = session->attempts, spread_ms = ending->wait_to_ms - ending->wait_from_ms, row_ms;
+    gw__next next = ending->next;
+    if (next == GW__NEXT_RESUME && !gw__session_can_resume(session)) next = GW__NEXT_IDENTIFY;
+    if (session->fruitless > 3) n = GW__MAX(n, session->fruitless - 3);
+    if (next == GW__NEXT_IDENTIFY && session->id[0]) {
+        session->short_lived = now_ms - session->ready_ms < 60000 ? session->short_lived + 1 : 0;
+        n = GW__MAX(n, session->short_lived);
+    }
+    row_ms = ending->wait_from_ms + (uint32_t)((uint64_t)spread_ms * random / UINT32_MAX);
+    *wait_ms = (uint32_t)((uint64_t)gw__backoff_ms(n) * random / UINT32_MAX);
+    *wait_ms = GW__MAX(*wait_ms, row_ms);
+    return next;
 }
 
 /* Where to connect. Identify goes to the cached URL; a Resume to the session's own, and to the
@@ -8079,7 +8104,8 @@ static gw__step gw__shard_end(gw__shard *shard, uint64_t now_ms)
     gw__shard_count_failed_connect(shard);
     gw__shard_goodbye(shard);
     gw__shard_return_permit(shard, now_ms);
-    next = gw__session_after(&shard->session, ending, gw__shared_random(shard->shared), &wait_ms);
+    next = gw__session_after(&shard->session, ending, now_ms, gw__shared_random(shard->shared),
+                             &wait_ms);
     wait_ms = GW__MAX(wait_ms, shard->server_wait_ms);
     if (next == GW__NEXT_IDENTIFY)
         wait_ms = GW__MAX(wait_ms, gw__gate_wait_ms(&shard->shared->gate, shard->id, now_ms));
@@ -8448,7 +8474,8 @@ static gw__step gw__shard_on_ready(gw__shard *shard, const gw__payload *payload,
     gw__fault refused;
     uint64_t id;
     memset(&refused, 0, sizeof refused);
-    gw__session_take_ready(&shard->session, &payload->d, &shard->shared->gateway_url, &refused);
+    gw__session_take_ready(&shard->session, &payload->d, &shard->shared->gateway_url,
+                           shard->shared->identity.token, &refused);
     if (refused.reason)
         gw__log(&shard->shared->logger, GW_LOG_WARN, shard->id, "%s; resuming at the cached URL",
                 refused.text);
@@ -8456,6 +8483,7 @@ static gw__step gw__shard_on_ready(gw__shard *shard, const gw__payload *payload,
     if ((id = gw_u64(&payload->d, "application.id")) != 0) shard->shared->application_id = id;
     shard->session.number++;
     shard->session.has_taken = 0;
+    shard->session.ready_ms = now_ms;
     gw__session_on_ready(&shard->session);
     shard->shared->gateway_url_failures = 0;
     gw__shard_enter(shard, GW__LIVE, now_ms, "READY");
@@ -8563,6 +8591,7 @@ static gw__step gw__shard_read_closing(gw__shard *shard, uint64_t now_ms)
     if (bytes) {
         found = gw__ws_next(&shard->ws, bytes, len, &used, &piece);
         gw__link_take(&shard->link, used);
+        shard->shared->turn_bytes += used;
         if (found == GW__WS_DATA || found == GW__WS_NEED_MORE) return GW__STEP_MORE;
         if (found == GW__WS_CONTROL && piece.opcode != GW__WS_CLOSE) return GW__STEP_MORE;
     }
@@ -8574,20 +8603,22 @@ static gw__step gw__shard_read_closing(gw__shard *shard, uint64_t now_ms)
 static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
 {
     gw__ws_piece piece;
+    gw__ws_found found;
     size_t len, used = 0;
     uint64_t now_ms = now_us / 1000u;
     const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_ms);
     if (!bytes && shard->link.state != GW__LINK_ENDED) return GW__STEP_IDLE;
     if (!bytes) return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
     shard->heard_ms = now_ms;
-    switch (gw__ws_next(&shard->ws, bytes, len, &used, &piece)) {
+    found = gw__ws_next(&shard->ws, bytes, len, &used, &piece);
+    shard->shared->turn_bytes += used;
+    switch (found) {
     case GW__WS_NEED_MORE:
         gw__link_take(&shard->link, used);
         return GW__STEP_MORE;
     case GW__WS_DATA:
         gw__shard_on_piece(shard, &piece);
         gw__link_take(&shard->link, used);
-        shard->shared->turn_bytes += used;
         if (shard->fault.reason) return gw__shard_end(shard, now_ms);
         return piece.ends_message ? gw__shard_end_message(shard, now_us) : GW__STEP_MORE;
     case GW__WS_CONTROL:  /* may sit between fragments: RFC 6455 section 5.4 */
@@ -8625,10 +8656,14 @@ static int gw__shard_is_drained(gw__shard *shard)
     return !shard->link.held && !shard->has_event && !gw__link_has_work(&shard->link);
 }
 
-/* ... and an ACK cannot be behind a message that is still coming in over a slow line. */
+/* ... and no ACK can be behind a message that is still coming in over a slow line; for an interval,
+ * or a trickle would keep a dead session for ever. */
 static int gw__shard_is_silent(gw__shard *shard, uint64_t now_ms)
 {
-    int waits_for_rest = shard->in_message && now_ms - shard->heard_ms < GW__MESSAGE_PAUSE_MS;
+    const gw__session *session = &shard->session;
+    int waits_for_rest =
+        shard->in_message && now_ms - shard->heard_ms < GW__MESSAGE_PAUSE_MS &&
+        (!session->suspect_ms || now_ms - session->suspect_ms < session->interval_ms);
     return !waits_for_rest && gw__shard_is_drained(shard);
 }
 
@@ -8679,6 +8714,15 @@ static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
     }
 }
 
+/* A passed deadline counts once all was read: what we wait for may lie there. But a flood of something
+ * else holds it up no longer than twice the time, and gw_stop() not at all. */
+static int gw__shard_is_overdue(gw__shard *shard, uint64_t now_ms)
+{
+    return shard->state == GW__CLOSING || gw__shard_is_drained(shard) ||
+           (shard->state <= GW__HELLO &&
+            now_ms - shard->deadline_ms >= 2 * gw__state_timeout_ms(GW__HELLO));
+}
+
 /* What is due by now: a heartbeat first, then the judgement over silence, deadlines, the queue. */
 static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
 {
@@ -8702,9 +8746,7 @@ static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
         }
     }
     if (shard->state == GW__LINKING) shard->deadline_ms = shard->link.deadline_ms;
-    /* CLOSING does not wait for silence: a flood must not hold up gw_stop(). */
-    if (now_ms >= shard->deadline_ms &&
-        (shard->state == GW__CLOSING || gw__shard_is_drained(shard)))
+    if (now_ms >= shard->deadline_ms && gw__shard_is_overdue(shard, now_ms))
         gw__shard_on_deadline(shard, now_ms);
     gw__shard_pump(shard, now_ms);
 }
@@ -8717,7 +8759,9 @@ static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
     if (shard->state == GW__LINKING) next_ms = gw__link_next_ms(&shard->link);
     if (shard->probe_deadline_is_set) next_ms = GW__MIN(next_ms, shard->probe_deadline_ms);
     if (shard->session.suspect_ms)
-        next_ms = shard->in_message ? shard->heard_ms + GW__MESSAGE_PAUSE_MS : now_ms;
+        next_ms = !shard->in_message ? now_ms
+            : GW__MIN(shard->heard_ms + GW__MESSAGE_PAUSE_MS,
+                      shard->session.suspect_ms + shard->session.interval_ms);
     if (shard->link.held) next_ms = GW__NEVER;          /* nobody is judged whom we do not read */
     if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, shard->session.next_beat_ms);
     if (!item) return next_ms;
@@ -8754,6 +8798,7 @@ static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
     gw__shard_return_permit(shard, now_ms);
     if (gw__shard_is_open(shard)) gw__shard_write_stop(shard);
     if (connects) gw__link_drop(&shard->link);
+    else if (!gw__shard_is_open(shard) && how == GW_END) gw__shard_lose_session(shard, 0);
     gw__shard_enter(shard, connects || gw__shard_is_open(shard) ? GW__CLOSING : GW__STOPPED, now_ms,
                     "stopped by the caller");
 }
@@ -8995,6 +9040,7 @@ static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t n
 #define GW_API_URL "https://discord.com"
 #endif
 #define GW__TAG_DISCOVER 0xFFFFFFF0u        /* the low half of its connections' tags */
+#define GW__TEND_STEPS 64u                  /* of one gw_tend() */
 #define GW__PROBE_MS 5000u                  /* for the ACK that gw_recheck() asks for */
 #define GW__SLEPT_MS 10000u                 /* a shorter suspend is bridged by TCP */
 #define GW__KEEP_BYTES 16384u               /* of a payload buffer, after a large payload */
@@ -9152,7 +9198,7 @@ static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
 static void gw__client_on_info_failed(gw_client *gw, uint64_t now_ms)
 {
     gw__discover *discover = &gw->discover;
-    uint32_t n = ++discover->tries, cap_ms = GW__MIN(500u << GW__MIN(n, 7u), GW__BACKOFF_CAP_MS);
+    uint32_t cap_ms = gw__backoff_ms(++discover->tries);
     uint64_t wait_ms = (uint64_t)cap_ms * gw__shared_random(&gw->shared) / UINT32_MAX;
     gw_event *event;
     wait_ms = GW__MAX(wait_ms, gw__http_wait_ms(&discover->http));
@@ -9550,7 +9596,8 @@ static void gw__seal_end(br_hmac_context *seal, char line[GW__END_LEN + 1])
     size_t i;
     br_hmac_out(seal, mac);
     memcpy(line, "end ", 4);
-    for (i = 0; i < GW__SEAL_CHARS; i++) line[4 + i] = digits[i % 2 ? mac[i / 2] & 15 : mac[i / 2] >> 4];
+    for (i = 0; i < GW__SEAL_CHARS; i++)
+        line[4 + i] = digits[i % 2 ? mac[i / 2] & 15 : mac[i / 2] >> 4];
     memcpy(line + 4 + GW__SEAL_CHARS, "\n", 2);
 }
 
@@ -10007,7 +10054,8 @@ static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault 
     gw__client_take_limits(gw, cfg, fault);
     gw__names_init(&gw->shared.names);
     gw__buf_init(&gw->hand, &gw->shared.mem, gw->shared.max_payload);
-    gw__json_index_init(&gw->index, &gw->shared.mem, cfg->memory ? GW__BLOCK_TOKENS : GW_MAX_TOKENS);
+    gw__json_index_init(&gw->index, &gw->shared.mem,
+                        cfg->memory ? GW__BLOCK_TOKENS : GW_MAX_TOKENS);
     count = gw__config_shards(cfg, fault);
     if (!fault->reason && !gw__client_make_shards(gw, cfg, count))
         gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards",
@@ -10134,16 +10182,18 @@ static int gw__client_waits_for_poll(const gw_client *gw, uint32_t index)
     return shard->has_event || (shard->in_hand && gw->shared.mem.block);
 }
 
+/* A turn of its own inside the caller's turn: what it does counts there, but does not end it. */
 GW_API void gw_tend(gw_client *gw)
 {
-    uint32_t most;
     uint64_t now_us;
+    uint32_t steps;
     gw__shard *shard;
     if (gw__client_may_enter(gw) != GW_OK) return;
-    now_us = gw__client_begin_turn(gw);
-    for (most = 64;
-         most && gw__notices_have_room(&gw->shared.notices) && !gw__client_turn_is_over(gw, now_us);
-         most--) {
+    gw__client_look(gw, 0);
+    now_us = gw__client_now_us(gw);
+    gw__client_on_sleep(gw, now_us);
+    gw__client_on_time(gw, now_us);
+    for (steps = 0; steps < GW__TEND_STEPS && gw__notices_have_room(&gw->shared.notices); steps++) {
         uint32_t waits = gw->ready_count;
         while (waits && gw__client_waits_for_poll(gw, gw->ready[gw->ready_first])) {
             gw__client_push_ready(gw, gw__client_pop_ready(gw));
@@ -10153,7 +10203,6 @@ GW_API void gw_tend(gw_client *gw)
         gw__client_step(gw, now_us, &shard);
         now_us = gw__client_now_us(gw);
     }
-    gw__client_end_turn(gw, now_us);
     gw__client_arm(gw);
 }
 
@@ -10372,7 +10421,7 @@ GW_API int32_t gw_ack(gw_client *gw, int32_t shard, uint32_t session, uint64_t s
     one = gw__client_shard(gw, shard);
     if (!one) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_ack");
     /* of a session that is gone: nothing to keep */
-    if (session != one->session.number) return GW_OK;
+    if (session != one->session.number || !one->session.id[0]) return GW_OK;
     if (!one->session.has_received || seq > one->session.received_seq)
         return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_ack: that seq has not come yet");
     if (one->session.has_taken && seq <= one->session.taken_seq) return GW_OK;

@@ -51,7 +51,7 @@ static void tell_answer(const gw__gateway_info *info)
 static int tell_fault(probe *p, const gw__discover *discover, const char *token)
 {
     char class_name[16];
-    uint64_t wait_ms = p->fault.reason == GW_REASON_HTTP ? gw__discover_retry_after_ms(discover) : 0;
+    uint64_t wait_ms = p->fault.reason == GW_REASON_HTTP ? gw__http_wait_ms(&discover->http) : 0;
     size_t len = strlen(p->fault.text);
     if (wait_ms)
         gw__text_format(p->fault.text + len, sizeof p->fault.text - len, "; to be asked again after %llu ms",

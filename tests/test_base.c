@@ -21,8 +21,7 @@ static uint32_t chance(uint32_t below)          /* splitmix64 */
 /* ---- platform: clocks, random bytes ---- */
 TEST(sys_clocks_move_and_never_back)
 {
-    uint64_t began = gw__sys_monotonic_us(), last = began, now = began;
-    uint64_t boot = gw__sys_boot_us();
+    uint64_t boot = gw__sys_boot_us(), began = gw__sys_monotonic_us(), last = began, now = began;
     CHECK(began > 0);
     while (now < began + 2000) {
         now = gw__sys_monotonic_us();

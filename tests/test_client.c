@@ -22,7 +22,8 @@ static void begin_live(const char *script)
 /* ---- READY ---- */
 TEST(client_reaches_ready_and_tells_each_step)
 {
-    static const uint32_t steps[] = { GW_CONNECTING, GW_OPENED, GW_IDENTIFYING, GW_READY, GW_GUILD_CREATE, GW_GUILD_CREATE };
+    static const uint32_t steps[] = { GW_CONNECTING, GW_OPENED, GW_IDENTIFYING, GW_READY, GW_GUILD_CREATE,
+        GW_GUILD_CREATE };
     size_t i;
     begin(NULL);
     world_advance(&w, 1000);
@@ -144,7 +145,8 @@ TEST(client_draws_a_new_jitter_for_each_connection)
     world_advance(&w, 50000);
     CHECK(world_count(&w, WORLD_EV("heartbeat"), "\"conn\":3") >= 1);
     CHECK_U64(world_count(&w, WORLD_EV("heartbeat"), "\"conn\":3"), world_count(&w, WORLD_EV("heartbeat"), NULL) -
-              world_count(&w, WORLD_EV("heartbeat"), "\"conn\":1") - world_count(&w, WORLD_EV("heartbeat"), "\"conn\":2"));
+              world_count(&w, WORLD_EV("heartbeat"), "\"conn\":1") - world_count(&w, WORLD_EV("heartbeat"),
+                  "\"conn\":2"));
     CHECK(world_count(&w, WORLD_EV("heartbeat"), NULL) <= 4);      /* no second timer is alive */
     world_end(&w);
 }
@@ -448,12 +450,14 @@ static const state_case states[] = {
 
 static const char *const opcodes[] = {
     "op1", "op7", "op9 false", "op9 true", "unknown_op", "hello", "ack", "unknown_event", "seq_zero",
-    "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":null,\"d\":null}", "raw {\"op\":0,\"t\":null,\"s\":null,\"d\":null}", "raw {\"op\":0}",
+    "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":null,\"d\":null}", "raw {\"op\":0,\"t\":null,\"s\":null,\"d\":null}",
+        "raw {\"op\":0}",
     "raw {\"op\":1}", "raw {\"op\":2,\"d\":{}}", "raw {\"op\":3,\"d\":{}}", "raw {\"op\":4}", "raw {\"op\":5,\"d\":[]}",
     "raw {\"op\":6,\"d\":{\"seq\":1}}", "raw {\"op\":8,\"d\":\"x\"}", "raw {\"op\":9}", "raw {\"op\":9,\"d\":[true]}",
     "raw {\"op\":10,\"d\":{\"heartbeat_interval\":41250}}", "raw {\"op\":10}", "raw {\"op\":11}", "raw {\"op\":31}",
     "raw {\"op\":18446744073709551615}", "raw {\"t\":\"RESUMED\",\"op\":0,\"s\":9,\"d\":{}}", "ping hi", "pong", "ping",
-    "raw {}", "raw []", "raw null", "raw 1", "raw {\"op\":\"0\"}", "raw {\"op\":-1}", "raw {\"op\":1.5}", "raw {\"op\":null}",
+    "raw {}", "raw []", "raw null", "raw 1", "raw {\"op\":\"0\"}", "raw {\"op\":-1}", "raw {\"op\":1.5}",
+        "raw {\"op\":null}",
     "broken_json", "no_op", "bad_utf8", "rsv", "masked_frame", "binary_frame", "reserved_opcode", "fragmented_ping",
     "long_ping", "lone_continuation", "garbage", "close 4000 x", "close_empty", "close_one_byte", "cut", "reset",
     "cut_before_frame", "cut_inside_frame", "cut_after_frame", "length_lie", "length_lie 9223372036854775808"

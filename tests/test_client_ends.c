@@ -27,7 +27,8 @@ static const close_case close_cases[] = {
     { 0, RESUME, "without a code" }, { 1000, RESUME, "closed" }, { 1001, RESUME, "away" }, { 1002, RESUME, "closed" },
     { 1003, RESUME, "" }, { 1007, RESUME, "" }, { 1008, RESUME, "" }, { 1009, RESUME, "" }, { 1010, RESUME, "" },
     { 1011, RESUME, "" }, { 1012, RESUME, "" }, { 1013, RESUME, "" }, { 1014, RESUME, "" }, { 3000, RESUME, "" },
-    { 4000, RESUME, "internal error" }, { 4001, RESUME, "opcode" }, { 4002, RESUME, "4,096" }, { 4003, IDENTIFY, "session" },
+    { 4000, RESUME, "internal error" }, { 4001, RESUME, "opcode" }, { 4002, RESUME, "4,096" }, { 4003, IDENTIFY,
+        "session" },
     { 4004, FATAL, "token" }, { 4005, RESUME, "twice" }, { 4006, IDENTIFY, "session" }, { 4007, IDENTIFY, "sequence" },
     { 4008, RESUME, "120" }, { 4009, IDENTIFY, "timed out" }, { 4010, FATAL, "shard" }, { 4011, FATAL, "2,500" },
     { 4012, FATAL, "version" }, { 4013, FATAL, "intents" }, { 4014, FATAL, "Developer Portal" }, { 4015, RESUME, "" },
@@ -92,7 +93,8 @@ TEST(client_every_close_code_leads_where_the_table_says)
         if (row->code) CHECK_HAS(world_last(&w, GW_DISCONNECTED)->message, "because so");
         snprintf(code, sizeof code, "\"code\":%u,", (unsigned)(row->code <= 1001 ? 4000 : row->code));
         CHECK_U64(world_count(&w, WORLD_EV("close_received"), code), 1);    /* answered, and 1000 never leaves us */
-        if (check_failures != failures) { fprintf(stderr, "    close code %u\n", (unsigned)row->code); world_print_events(&w); }
+        if (check_failures != failures) { fprintf(stderr, "    close code %u\n",
+            (unsigned)row->code); world_print_events(&w); }
         world_end(&w);
     }
 }
@@ -166,9 +168,11 @@ TEST(client_broken_frames_are_answered_with_their_close_code)
 {
     static const struct { const char *command, *code; } cases[] = {
         { "rsv", "\"code\":1002" }, { "masked_frame", "\"code\":1002" }, { "reserved_opcode", "\"code\":1002" },
-        { "fragmented_ping", "\"code\":1002" }, { "long_ping", "\"code\":1002" }, { "lone_continuation", "\"code\":1002" },
+        { "fragmented_ping", "\"code\":1002" }, { "long_ping", "\"code\":1002" }, { "lone_continuation",
+            "\"code\":1002" },
         { "bad_utf8", "\"code\":1007" }, { "binary_frame", "\"code\":1003" }, { "broken_json", "\"code\":4000" },
-        { "no_op", "\"code\":4000" }, { "garbage", "\"code\":1002" }, { "length_lie 9223372036854775808", "\"code\":1002" }
+        { "no_op", "\"code\":4000" }, { "garbage", "\"code\":1002" }, { "length_lie 9223372036854775808",
+            "\"code\":1002" }
     };
     size_t i;
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -397,7 +401,8 @@ TEST(client_second_resume_that_works_resets_the_count)
 
 TEST(client_foreign_resume_url_is_refused_and_the_session_resumable)
 {
-    static const char *const urls[] = { "ws://evil.example", "wss://gateway.discord.gg", "wss://127.0.0.1", "ws://127.0.0.2:8080",
+    static const char *const urls[] = { "ws://evil.example", "wss://gateway.discord.gg", "wss://127.0.0.1",
+        "ws://127.0.0.2:8080",
                                         "http://127.0.0.1", "nonsense", "ws://127.0.0.1@evil.example/" };
     size_t i;
     for (i = 0; i < sizeof urls / sizeof urls[0]; i++) {
@@ -422,10 +427,14 @@ TEST(client_foreign_resume_url_is_refused_and_the_session_resumable)
 TEST(client_http_errors_at_the_upgrade_are_told_and_retried)
 {
     static const struct { const char *command; uint32_t reason; int32_t status; const char *words; } cases[] = {
-        { "http 401", GW_REASON_HTTP, 401, "401" }, { "http 403", GW_REASON_HTTP, 403, "403" }, { "http 404", GW_REASON_HTTP, 404, "404" },
-        { "http 500", GW_REASON_HTTP, 500, "500" }, { "http 503", GW_REASON_HTTP, 503, "by fault" }, { "no_upgrade", GW_REASON_HTTP, 200, "200" },
-        { "redirect https://evil.example/", GW_REASON_HTTP, 302, "302" }, { "wrong_accept", GW_REASON_HTTP, 101, "Accept" },
-        { "garbage", GW_REASON_PROTOCOL, 0, "HTTP" }, { "http_endless", GW_REASON_PROTOCOL, 0, "header lines" }, { "cut", GW_REASON_LOST, 0, "" },
+        { "http 401", GW_REASON_HTTP, 401, "401" }, { "http 403", GW_REASON_HTTP, 403, "403" }, { "http 404",
+            GW_REASON_HTTP, 404, "404" },
+        { "http 500", GW_REASON_HTTP, 500, "500" }, { "http 503", GW_REASON_HTTP, 503, "by fault" }, { "no_upgrade",
+            GW_REASON_HTTP, 200, "200" },
+        { "redirect https://evil.example/", GW_REASON_HTTP, 302, "302" }, { "wrong_accept", GW_REASON_HTTP, 101,
+            "Accept" },
+        { "garbage", GW_REASON_PROTOCOL, 0, "HTTP" }, { "http_endless", GW_REASON_PROTOCOL, 0, "header lines" }, { "cut",
+            GW_REASON_LOST, 0, "" },
         { "reset", GW_REASON_LOST, 0, "" }
     };
     size_t i;
@@ -477,7 +486,8 @@ TEST(client_without_a_network_tries_slower_and_slower_but_for_ever)
 
 TEST(client_server_that_accepts_and_closes_is_not_stormed)
 {
-    static const char *const scripts[] = { "on accept cut", "on upgrade http 503", "on open cut", "on hello cut", "on open close 4000 x",
+    static const char *const scripts[] = { "on accept cut", "on upgrade http 503", "on open cut", "on hello cut",
+        "on open close 4000 x",
                                            "on hello close 1000 x", "on open op7", "on hello op7", "on hello op9 true" };
     size_t i;
     for (i = 0; i < sizeof scripts / sizeof scripts[0]; i++) {

@@ -87,7 +87,8 @@ TEST(client_takes_keys_in_any_order)
 TEST(client_takes_d_before_op_and_t)
 {
     begin_live(NULL);
-    world_do(&w, "raw {\"d\":{\"t\":\"READY\",\"op\":9,\"s\":77,\"x\":\"}\\\"{\"},\"s\":9,\"t\":\"TYPING_START\",\"op\":0}");
+    world_do(&w,
+        "raw {\"d\":{\"t\":\"READY\",\"op\":9,\"s\":77,\"x\":\"}\\\"{\"},\"s\":9,\"t\":\"TYPING_START\",\"op\":0}");
     CHECK_U64(WORLD_EXPECT(&w, GW_TYPING_START, 100)->seq, 9);
     CHECK_TEXT(world_last(&w, GW_TYPING_START)->d, "{\"t\":\"READY\",\"op\":9,\"s\":77,\"x\":\"}\\\"{\"}");
     world_do(&w, "raw { \"op\" : 0 , \"unknown\":[{\"op\":7}], \"t\" : \"TYPING_START\" , \"s\":10,\"d\" : [ 1 , 2 ] } ");
@@ -104,7 +105,8 @@ TEST(client_hands_out_bodies_of_every_kind)
     begin_live(NULL);
     for (i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
         char command[100];
-        snprintf(command, sizeof command, "raw {\"t\":\"TYPING_START\",\"s\":%u,\"op\":0,\"d\":%s}", (unsigned)(10 + i), bodies[i]);
+        snprintf(command, sizeof command, "raw {\"t\":\"TYPING_START\",\"s\":%u,\"op\":0,\"d\":%s}", (unsigned)(10 + i),
+            bodies[i]);
         world_do(&w, command);
         CHECK_TEXT(WORLD_EXPECT(&w, GW_TYPING_START, 100)->d, bodies[i]);
     }
@@ -142,7 +144,8 @@ TEST(client_unknown_op_and_unknown_event_are_normal)
     CHECK_HAS(unknown->d, "\"none\":null");
     CHECK_U64(unknown->seq, 4);
     CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
-    world_do(&w, "event A_NAME_THAT_IS_VERY_LONG_AND_OF_NO_KNOWN_EVENT_AT_ALL_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx {}");
+    world_do(&w, "event A_NAME_THAT_IS_VERY_LONG_AND_OF_NO_KNOWN_EVENT_AT_ALL_"
+                 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx {}");
     CHECK_HAS(WORLD_EXPECT(&w, GW_UNKNOWN_DISPATCH, 100)->name, "A_NAME_THAT");
     world_do(&w, "event MESSAGE_CREATED {}");                       /* near a known one */
     CHECK_TEXT(WORLD_EXPECT(&w, GW_UNKNOWN_DISPATCH, 100)->name, "MESSAGE_CREATED");
@@ -194,12 +197,16 @@ TEST(client_sequence_jump_is_accepted)
 TEST(client_broken_payloads_end_the_connection_and_are_never_handed_out)
 {
     static const char *const bad[] = {
-        "raw {", "raw }", "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":{\"a\":[1,2}}", "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":{",
-        "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":{}}}", "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":{}} x",
+        "raw {", "raw }", "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":{\"a\":[1,2}}",
+            "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":{",
+        "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":{}}}",
+            "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":{}} x",
         "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":9,\"d\":\"abc}", "raw {\"op\":0 \"t\":\"TYPING_START\",\"d\":{}}",
-        "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":\"9\",\"d\":{}}", "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":-9,\"d\":{}}",
+        "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":\"9\",\"d\":{}}",
+            "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":-9,\"d\":{}}",
         "raw {\"op\":0,\"t\":\"TYPING_START\",\"s\":18446744073709551616,\"d\":{}}", "raw {\"op\":0,\"t\":7,\"d\":{}}",
-        "raw {\"op\":[0],\"d\":{}}", "raw {op:0}", "raw 7", "raw \"text\"", "raw null", "raw [{\"op\":7}]", "raw {\"op\":0,}",
+        "raw {\"op\":[0],\"d\":{}}", "raw {op:0}", "raw 7", "raw \"text\"", "raw null", "raw [{\"op\":7}]",
+            "raw {\"op\":0,}",
         "raw {\"op\":0,\"t\":\"TYPING_START\",\"d\":}", "raw {\"op\":0}{\"op\":7}", "no_op", "broken_json"
     };
     size_t i;

@@ -143,7 +143,8 @@ TEST(sessions_crash_between_receipt_and_handling_loses_nothing)
         char line[300], mark[40];
         if (seen[s]) continue;
         snprintf(mark, sizeof mark, "\"s\":%u,\"t\":\"RESUMED\"", (unsigned)s);      /* of a connection that was gone */
-        if (!CHECK(world_line(&w, WORLD_EV("dispatch"), mark, 0, line, sizeof line))) fprintf(stderr, "    seq %u is lost\n", (unsigned)s);
+        if (!CHECK(world_line(&w, WORLD_EV("dispatch"), mark, 0, line, sizeof line))) fprintf(stderr,
+            "    seq %u is lost\n", (unsigned)s);
     }
     world_end(&w);
 }
@@ -238,7 +239,8 @@ TEST(sessions_text_cut_at_any_byte_is_refused_and_identified_anew)
         WORLD_EXPECT(&w, GW_READY, 10000);
         CHECK_U64(world_count(&w, WORLD_EV("resume"), NULL), 0);
         world_end(&w);
-        if (check_failures != failures) { fprintf(stderr, "    cut at %u of %u\n", (unsigned)cut, (unsigned)whole_len); break; }
+        if (check_failures != failures) { fprintf(stderr, "    cut at %u of %u\n", (unsigned)cut,
+            (unsigned)whole_len); break; }
     }
 }
 
@@ -287,10 +289,14 @@ static const char *sealed(const char *lines)
 
 TEST(sessions_text_with_nonsense_lines_and_a_right_seal_is_refused)
 {
-    static const char *const nonsense[] = { "", "gw1\n", "gw1 00000000 1 2 3 4 5 -\n", "gw2 1 2 3 4 5 -\n", "gw1 1 2 3 4 5\n",
-        "gw1 1 2 3 4 5 - more\n", "gw1 x 2 3 4 5 -\n", "gw1 1 2 3 4 99999999999999999999999 -\n", "gw1 1 2 3 4 5 http://a.b\n",
-        "gw1 1 2 3 4 5 ws://evil.example/\n", "gw1 1 2 3 4 5 -", "gw1 1 2 3 4 5 -\n0 0 1 3\n", "gw1 1 2 3 4 5 -\n0 0 1 -3 abc -\n",
-        "gw1 1 2 3 4 5 -\n0 8 1 3 abc -\n", "gw1 1 2 3 4 5 -\n0 0 1 3 abc ws://evil.example/\n", "gw1 1 2 3 4 5 -\n4294967296 0 1 3 abc -\n",
+    static const char *const nonsense[] = { "", "gw1\n", "gw1 00000000 1 2 3 4 5 -\n", "gw2 1 2 3 4 5 -\n",
+        "gw1 1 2 3 4 5\n",
+        "gw1 1 2 3 4 5 - more\n", "gw1 x 2 3 4 5 -\n", "gw1 1 2 3 4 99999999999999999999999 -\n",
+            "gw1 1 2 3 4 5 http://a.b\n",
+        "gw1 1 2 3 4 5 ws://evil.example/\n", "gw1 1 2 3 4 5 -", "gw1 1 2 3 4 5 -\n0 0 1 3\n",
+            "gw1 1 2 3 4 5 -\n0 0 1 -3 abc -\n",
+        "gw1 1 2 3 4 5 -\n0 8 1 3 abc -\n", "gw1 1 2 3 4 5 -\n0 0 1 3 abc ws://evil.example/\n",
+            "gw1 1 2 3 4 5 -\n4294967296 0 1 3 abc -\n",
         "gw1 1 2 3 4 5 -\n0 0 4294967296 3 abc -\n", "\n\n\n" };
     size_t i;
     char lines[1000], long_id[600];

@@ -423,7 +423,7 @@ TEST(discover_reads_a_chunked_body)
     char answer[1000];
     size_t half = 40;
     snprintf(answer, sizeof answer, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%lx;x=y\r\n%.40s\r\n%lX\r\n%s\r\n0\r\nTrailer: t\r\n\r\n",
-             (unsigned long)half, GOOD_BODY, (unsigned long)(strlen(GOOD_BODY) - half), GOOD_BODY + half);
+             (unsigned long)half, GOOD_BODY, (unsigned long)(strlen(GOOD_BODY) - half), &GOOD_BODY[half]);
     framed(answer, 0);
 }
 

@@ -99,7 +99,8 @@ TEST(session_waits_at_least_a_minute_after_4008)
 {
     uint32_t wait_ms;
     begin_alive();
-    CHECK_EQ(gw__session_after(&session, gw__ending_of(GW_REASON_CLOSE_CODE, 4008), 0, &wait_ms), GW__NEXT_RESUME);
+    CHECK_EQ(gw__session_after(&session, gw__ending_of(GW_REASON_CLOSE_CODE, 4008), 1000000, 0, &wait_ms),
+        GW__NEXT_RESUME);
     CHECK(wait_ms >= 60000);
 }
 
@@ -109,11 +110,11 @@ TEST(session_after_op9_false_waits_one_to_five_seconds)
     uint32_t wait_ms;
     begin_alive();
     session.attempts = 0;
-    CHECK_EQ(gw__session_after(&session, row, 0, &wait_ms), GW__NEXT_IDENTIFY);
+    CHECK_EQ(gw__session_after(&session, row, 1000000, 0, &wait_ms), GW__NEXT_IDENTIFY);
     CHECK_EQ(wait_ms, 1000);
-    gw__session_after(&session, row, UINT32_MAX, &wait_ms);
+    gw__session_after(&session, row, 1000000, UINT32_MAX, &wait_ms);
     CHECK_EQ(wait_ms, 5000);
-    gw__session_after(&session, row, UINT32_MAX / 2, &wait_ms);
+    gw__session_after(&session, row, 1000000, UINT32_MAX / 2, &wait_ms);
     CHECK(wait_ms > 2900 && wait_ms < 3100);
 }
 
@@ -122,9 +123,9 @@ TEST(session_after_op9_in_answer_to_identify_waits_five_seconds_and_more)
     const gw__ending *row = gw__ending_of(GW_REASON_INVALID_SESSION, GW__INVALID_AFTER_IDENTIFY);
     uint32_t wait_ms;
     begin();
-    gw__session_after(&session, row, 0, &wait_ms);
+    gw__session_after(&session, row, 1000000, 0, &wait_ms);
     CHECK(wait_ms >= 5000);
-    gw__session_after(&session, row, UINT32_MAX, &wait_ms);
+    gw__session_after(&session, row, 1000000, UINT32_MAX, &wait_ms);
     CHECK(wait_ms >= 5000);
 }
 
@@ -137,15 +138,15 @@ TEST(session_resumes_at_once_and_then_backs_off_to_a_minute)
     begin_alive();
     for (i = 0; i < sizeof caps / sizeof caps[0]; i++) {
         session.attempts = i;
-        gw__session_after(&session, lost, UINT32_MAX, &wait_ms);
+        gw__session_after(&session, lost, 1000000, UINT32_MAX, &wait_ms);
         CHECK_EQ(wait_ms, caps[i]);
-        gw__session_after(&session, lost, 0, &wait_ms);         /* full jitter: down to nothing */
+        gw__session_after(&session, lost, 1000000, 0, &wait_ms);         /* full jitter: down to nothing */
         CHECK_EQ(wait_ms, 0);
-        gw__session_after(&session, lost, UINT32_MAX / 4, &wait_ms);
+        gw__session_after(&session, lost, 1000000, UINT32_MAX / 4, &wait_ms);
         CHECK(wait_ms <= caps[i] / 4 + 1 && wait_ms + 1 >= caps[i] / 4);
     }
     session.attempts = UINT32_MAX;
-    gw__session_after(&session, lost, UINT32_MAX, &wait_ms);
+    gw__session_after(&session, lost, 1000000, UINT32_MAX, &wait_ms);
     CHECK_EQ(wait_ms, 60000);
 }
 
@@ -165,11 +166,11 @@ TEST(session_that_cannot_be_resumed_identifies_whatever_the_row_says)
 {
     uint32_t wait_ms;
     begin();
-    CHECK_EQ(gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 0, &wait_ms), GW__NEXT_IDENTIFY);
+    CHECK_EQ(gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 1000000, 0, &wait_ms), GW__NEXT_IDENTIFY);
     begin_alive();
-    CHECK_EQ(gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 0, &wait_ms), GW__NEXT_RESUME);
+    CHECK_EQ(gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 1000000, 0, &wait_ms), GW__NEXT_RESUME);
     session.has_received = 0;           /* an id without a seq: Resume needs both */
-    CHECK_EQ(gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 0, &wait_ms), GW__NEXT_IDENTIFY);
+    CHECK_EQ(gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 1000000, 0, &wait_ms), GW__NEXT_IDENTIFY);
 }
 
 TEST(session_gives_up_after_the_third_resume_without_resumed)
@@ -285,6 +286,7 @@ TEST(session_sequence_may_jump_but_does_not_go_back)
     CHECK_U64(session.received_seq, 1000);
     push(0, GW_TYPING_START, "{}", 1, 999);
     CHECK_U64(session.received_seq, 1000);
+    session.identified = 1;
     push(0, GW_READY, "{}", 1, 1);                              /* a new session starts anew */
     CHECK_U64(session.received_seq, 1);
 }
@@ -334,7 +336,8 @@ TEST(session_op9_means_what_its_bare_boolean_says)
 
 TEST(session_ignores_opcodes_of_tomorrow)
 {
-    static const uint64_t ops[] = { 2, 3, 4, 5, 6, 8, 12, 31, 43, 99, UINT64_C(4294967296), UINT64_C(4294967303), UINT64_MAX };
+    static const uint64_t ops[] = { 2, 3, 4, 5, 6, 8, 12, 31, 43, 99, UINT64_C(4294967296), UINT64_C(4294967303),
+        UINT64_MAX };
     size_t i;
     for (i = 0; i < sizeof ops / sizeof ops[0]; i++) {
         begin();
@@ -359,8 +362,42 @@ TEST(session_dispatches_are_delivered_and_two_of_them_mean_ready)
     begin();
     CHECK_EQ(push(0, GW_MESSAGE_CREATE, "{}", 1, 2), GW__ACT_DELIVER);
     CHECK_EQ(push(0, GW_UNKNOWN_DISPATCH, "{}", 1, 3), GW__ACT_DELIVER);
+    CHECK_EQ(push(0, GW_READY, "{}", 1, 1), GW__ACT_DELIVER);   /* unasked: an event like others */
+    CHECK_EQ(push(0, GW_RESUMED, "{}", 1, 4), GW__ACT_DELIVER);
+    session.identified = 1;
     CHECK_EQ(push(0, GW_READY, "{}", 1, 1), GW__ACT_READY);
+    session.replaying = 1;
     CHECK_EQ(push(0, GW_RESUMED, "{}", 1, 4), GW__ACT_RESUMED);
+}
+
+/* A server that resumes us and hangs up, again and again, is not called back without a breath. */
+TEST(session_that_brings_nothing_is_resumed_more_and_more_slowly)
+{
+    uint32_t wait_ms, i;
+    begin_alive();
+    for (i = 1; i <= 10; i++) {
+        gw__session_begin_connection(&session);
+        gw__session_on_ready(&session);
+        gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 1000000, UINT32_MAX, &wait_ms);
+        CHECK_U64(wait_ms, i <= 3 ? 0 : GW__MIN(500u << GW__MIN(i - 3, 7u), 60000u));
+    }
+    push(0, GW_MESSAGE_CREATE, "{}", 1, 2000);
+    gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 1000000, UINT32_MAX, &wait_ms);
+    CHECK_U64(wait_ms, 0);
+}
+
+/* READY, then a close that needs an Identify, for ever: the day's Identifies must not go in an hour. */
+TEST(session_that_does_not_live_a_minute_is_identified_more_and_more_slowly)
+{
+    uint32_t wait_ms, i;
+    for (i = 1, begin(); i <= 8; i++) {
+        strcpy(session.id, "abc");
+        session.ready_ms = 1000000;
+        gw__session_after(&session, gw__ending_of(GW_REASON_CLOSE_CODE, 4009), 1005000, UINT32_MAX, &wait_ms);
+        CHECK_U64(wait_ms, GW__MIN(500u << GW__MIN(i, 7u), 60000u));
+    }
+    gw__session_after(&session, gw__ending_of(GW_REASON_CLOSE_CODE, 4009), 1060000, UINT32_MAX, &wait_ms);
+    CHECK_U64(wait_ms, 0);
 }
 
 /* ---- heartbeats ---- */
@@ -463,7 +500,7 @@ static gw__fault take_ready(const char *cached, const char *d)
     gw__url url = parse(cached);
     memset(&refused, 0, sizeof refused);
     begin();
-    gw__session_take_ready(&session, &body, &url, &refused);
+    gw__session_take_ready(&session, &body, &url, "a.token.of.a.bot", &refused);
     return refused;
 }
 
@@ -496,7 +533,8 @@ TEST(session_refuses_a_resume_url_of_a_foreign_host_and_stays_resumable)
 
 TEST(session_ready_without_a_resume_url_resumes_at_the_cached_one)
 {
-    static const char *const bodies[] = { "{\"session_id\":\"abc\"}", "{\"session_id\":\"abc\",\"resume_gateway_url\":null}",
+    static const char *const bodies[] = { "{\"session_id\":\"abc\"}",
+        "{\"session_id\":\"abc\",\"resume_gateway_url\":null}",
         "{\"session_id\":\"abc\",\"resume_gateway_url\":7}", "{\"session_id\":\"abc\",\"resume_gateway_url\":\"\"}" };
     size_t i;
     for (i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
@@ -520,7 +558,8 @@ TEST(session_ready_without_a_usable_id_leaves_nothing_to_resume)
 
 TEST(session_loopback_resume_url_may_differ_in_port_and_path)
 {
-    gw__fault refused = take_ready("ws://127.0.0.1:7777/", "{\"session_id\":\"abc\",\"resume_gateway_url\":\"ws://127.0.0.1:7778/x\"}");
+    gw__fault refused = take_ready("ws://127.0.0.1:7777/",
+        "{\"session_id\":\"abc\",\"resume_gateway_url\":\"ws://127.0.0.1:7778/x\"}");
     CHECK_EQ(refused.reason, 0);
     CHECK_EQ(session.resume_url.port, 7778);
     CHECK_TEXT(session.resume_url.target, "/x");

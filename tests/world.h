@@ -422,7 +422,8 @@ static inline void world_end(world *w)
 {
     if (w->gw) world_close_client(w);
     if (w->gateway) {
-        if (!w->any_violations && !CHECK_U64(sim_get_stats(w->gateway)->violations, w->violations_expected) && w->journal) {
+        if (!w->any_violations && !CHECK_U64(sim_get_stats(w->gateway)->violations,
+            w->violations_expected) && w->journal) {
             char *at = w->journal, *end;
             for (; (end = strchr(at, '\n')) != NULL; at = end + 1) {
                 *end = 0;
@@ -594,8 +595,10 @@ static inline void world_print_events(const world *w)
     size_t i;
     for (i = 0; i < w->event_count; i++) {
         const world_event *e = &w->events[i];
-        fprintf(stderr, "  %8llu %s s=%llu session=%u reason=%u code=%d will=%u in=%u %s\n", (unsigned long long)e->at_ms, e->name,
-                (unsigned long long)e->seq, (unsigned)e->session, (unsigned)e->reason, (int)e->close_code, (unsigned)e->will,
+        fprintf(stderr, "  %8llu %s s=%llu session=%u reason=%u code=%d will=%u in=%u %s\n", (unsigned long long)e->at_ms,
+            e->name,
+                (unsigned long long)e->seq, (unsigned)e->session, (unsigned)e->reason, (int)e->close_code,
+                    (unsigned)e->will,
                 (unsigned)e->in_ms, e->message);
     }
 }
@@ -645,7 +648,8 @@ static inline uint64_t world_number(const world *w, const char *part, size_t nth
 }
 
 /* The moments when lines with this text were written, gateway's clock. */
-static inline uint64_t world_time(const world *w, const char *part, size_t nth) { return world_number(w, part, nth, "ts_ms"); }
+static inline uint64_t world_time(const world *w, const char *part, size_t nth) { return world_number(w, part, nth,
+    "ts_ms"); }
 
 /* Everything that the gateway dispatched in its newest session, but RESUMED, was handed out exactly once, in order. */
 static inline void world_check_delivery(const world *w, uint32_t session)
