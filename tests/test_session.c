@@ -390,7 +390,9 @@ TEST(session_that_brings_nothing_is_resumed_more_and_more_slowly)
 TEST(session_that_does_not_live_a_minute_is_identified_more_and_more_slowly)
 {
     uint32_t wait_ms, i;
-    for (i = 1, begin(); i <= 8; i++) {
+    begin();
+    session.attempts = 0;
+    for (i = 1; i <= 8; i++) {
         strcpy(session.id, "abc");
         session.ready_ms = 1000000;
         gw__session_after(&session, gw__ending_of(GW_REASON_CLOSE_CODE, 4009), 1005000, UINT32_MAX, &wait_ms);
