@@ -6241,6 +6241,7 @@ static int gw__json_check(const char *text, size_t len)
 {
     gw__json_checker checker;
     int more = 2;
+    if (len == 0) return 0;             /* and text may be NULL */
     checker.at = text;
     checker.end = text + len;
     checker.depth = 0;
@@ -8751,17 +8752,23 @@ static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
     gw__shard_pump(shard, now_ms);
 }
 
+/* When a connection that is suspected or probed can be judged; GW__NEVER: neither. */
+static uint64_t gw__shard_verdict_ms(const gw__shard *shard, uint64_t now_ms)
+{
+    uint64_t suspect_ms = shard->session.suspect_ms, verdict_ms = GW__NEVER, silent_ms = now_ms;
+    if (shard->in_message) silent_ms = shard->heard_ms + GW__MESSAGE_PAUSE_MS;
+    if (suspect_ms) silent_ms = GW__MIN(silent_ms, suspect_ms + shard->session.interval_ms);
+    if (shard->probe_deadline_is_set) verdict_ms = GW__MAX(shard->probe_deadline_ms, silent_ms);
+    return suspect_ms ? GW__MIN(verdict_ms, silent_ms) : verdict_ms;
+}
+
 /* When gw__shard_on_time() or a step has something to do even if no socket stirs. */
 static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
 {
     uint64_t next_ms = shard->deadline_ms;
     const gw__send_item *item = gw__send_front(&shard->send);
     if (shard->state == GW__LINKING) next_ms = gw__link_next_ms(&shard->link);
-    if (shard->probe_deadline_is_set) next_ms = GW__MIN(next_ms, shard->probe_deadline_ms);
-    if (shard->session.suspect_ms)
-        next_ms = !shard->in_message ? now_ms
-            : GW__MIN(shard->heard_ms + GW__MESSAGE_PAUSE_MS,
-                      shard->session.suspect_ms + shard->session.interval_ms);
+    if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, gw__shard_verdict_ms(shard, now_ms));
     if (shard->link.held) next_ms = GW__NEVER;          /* nobody is judged whom we do not read */
     if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, shard->session.next_beat_ms);
     if (!item) return next_ms;
@@ -9438,10 +9445,11 @@ static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
 /* Its socket was read until it would block: what is due now is judged now. */
 static void gw__client_judge(gw_client *gw, gw__shard *shard, uint64_t now_us)
 {
+    gw__state before = shard->state;
     if (gw__shard_next_ms(shard, now_us / 1000u) > now_us / 1000u) return;
     if (!gw__notices_have_room(&gw->shared.notices)) return;
     gw__shard_on_time(shard, now_us);
-    gw__client_push_ready(gw, shard);
+    if (shard->state != before) gw__client_push_ready(gw, shard);
 }
 
 /* One step of the shard whose turn it is. 1: it has an event; *out is the shard. */

@@ -23,7 +23,10 @@ static int ask(probe *p, gw__discover *discover, const char *base_url, const cha
         switch (gw__discover_step(discover, &p->trust, &clock, probe_now_ms())) {
         case GW__DISCOVER_DONE:   return 1;
         case GW__DISCOVER_FAILED: return probe_fail(p, &discover->fault);
-        case GW__DISCOVER_WAITING: case GW__DISCOVER_MORE: break;
+        case GW__DISCOVER_MORE:
+            if (probe_now_ms() < p->until_ms) continue;
+            break;
+        case GW__DISCOVER_WAITING: break;
         }
         if (!probe_wait_until(p, &discover->link, p->until_ms))
             return probe_expire(p, &discover->link, "no whole answer to GET /gateway/bot");

@@ -226,7 +226,7 @@ def http_redirects_are_not_followed():
 # ---- what is no answer ----------------------------------------------------------------------------------------------
 @test
 def http_bad_json_is_told():
-    for body in (b"", b"{", b"null", b"[]", b"<html>", b'{"url": 5}', b'{"url": ""}', b'{"shards": 1}', BODY[:-1], BODY + b"}",
+    for body in (b"", b"{", b"null", b"[]", b"<html>", b'{"url": ""}', b'{"shards": 1}', BODY[:-1], BODY + b"}",
                  b'{"url": "wss://gateway.discord.gg" "shards": 1}', b"[" * 10000, b"\xff\xfe{}"):
         against(ok(body)).is_class("http", "JSON")
 
@@ -236,6 +236,7 @@ def http_the_gateways_url_must_be_one_that_is_safe():
     for url in ("ws://gateway.example/", "javascript:1", "gateway.discord.gg", "wss://u:p@host/", "wss://host/\\u0000", "wss://" + "h" * 400):
         run = against(ok(('{"url": "%s"}' % url).encode())).is_class("http")
         expect(len(run.last["msg"]) > 20, run.last)
+    against(ok(b'{"url": 5}')).is_class("http", "URL")
 
 
 @test
@@ -343,7 +344,7 @@ def http_no_way_there_is_told():
     with HttpServer(tls=True) as server:
         probe(server.base, ca=os.path.join(CERTS, "other-ca.pem")).is_class("cert_untrusted")
     with HttpServer() as server:
-        probe(server.base.replace("http", "https")).is_class("tls_protocol", "plain HTTP")
+        probe(server.base.replace("http", "https")).is_class("tls_protocol", "does not speak TLS")
 
 
 # ---- how it is used -------------------------------------------------------------------------------------------------

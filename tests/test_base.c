@@ -393,10 +393,12 @@ TEST(poller_comes_back_from_an_interrupted_sleep)
     how.sa_handler = do_nothing;
     sigaction(SIGALRM, &how, &before);
     memset(&soon, 0, sizeof soon);
-    soon.it_value.tv_usec = 5000;
+    soon.it_value.tv_usec = soon.it_interval.tv_usec = 5000;        /* again and again: the first may come before the sleep */
     setitimer(ITIMER_REAL, &soon, NULL);
     CHECK_EQ(gw__sys_poller_wait(&r->poller, 20000, r->seen, 32), 0);
     CHECK(gw__sys_monotonic_us() - began < 15000000);
+    memset(&soon, 0, sizeof soon);
+    setitimer(ITIMER_REAL, &soon, NULL);
     sigaction(SIGALRM, &before, NULL);
     poller_free(r);
 }

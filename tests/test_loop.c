@@ -515,7 +515,7 @@ TEST(wake_from_a_signal_handler_ends_the_sleep)
     memset(&when, 0, sizeof when);
     when.it_value.tv_usec = 10000;
     setitimer(ITIMER_REAL, &when, NULL);
-    ev = gw_wait(s->gw, 20000);
+    ev = gw_wait(s->gw, 20000);                 /* a signal before the sleep counts as well: the wake stays */
     if (CHECK(ev)) CHECK_U64(ev->type, GW_WOKEN);
     sigaction(SIGALRM, &before, NULL);
     stage_end(s, 0);
