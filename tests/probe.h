@@ -9,7 +9,10 @@
 #include "discord_gateway.h"    /* GW__UNUSED below: no probe needs all of this file */
 
 enum { PROBE_OK = 0, PROBE_FAILED = 1, PROBE_USAGE = 2 };       /* exit codes */
+enum { PROBE_WATCHES = 2 };             /* the poller watches one link and what wakes it */
 enum { PROBE_LINGER_MS = 2000 };        /* after the closing handshake the server ends TCP first: RFC 6455 section 7.1.1 */
+
+enum { PROBE_WATCHES = 2 };             /* the link's socket and the poller's own wake */
 
 typedef struct probe {
     gw__mem mem;
@@ -50,8 +53,8 @@ static int probe_open(probe *p)
     gw__trust_init(&p->trust, &p->mem, &source);
     gw__link_init(&p->link, &p->net);
     gw__http_begin(&p->http, &p->mem, 1024, GW__HTTP_UPGRADE);
-    p->watches = gw__mem_new(&p->mem, GW__WATCH_BYTES + 1);
-    gw__sys_poller_lend(&p->poller, p->watches, 1);
+    p->watches = gw__mem_new(&p->mem, PROBE_WATCHES * GW__WATCH_BYTES + 1);
+    gw__sys_poller_lend(&p->poller, p->watches, PROBE_WATCHES);
     if (p->watches && gw__sys_poller_open(&p->poller)) return 1;
     gw__fault_set(&p->fault, GW_REASON_MEMORY, 0, "the system gives no descriptors to wait with");
     return 0;
@@ -63,7 +66,7 @@ static void probe_close(probe *p)
     gw__http_free(&p->http);
     gw__trust_free(&p->trust);
     gw__sys_poller_close(&p->poller);
-    gw__mem_free(&p->mem, p->watches, GW__WATCH_BYTES + 1);
+    gw__mem_free(&p->mem, p->watches, PROBE_WATCHES * GW__WATCH_BYTES + 1);
 }
 
 static int probe_fail(probe *p, const gw__fault *fault)
