@@ -485,7 +485,8 @@ GW_API int32_t gw_shard_stop(gw_client *gw, int32_t shard, uint32_t how);
 GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id); /* the guild's shard, run here or not */
 GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard);   /* 1 after READY or RESUMED; GW_ALL: all? */
 
-/* No events from the shard (or GW_ALL) for now; heartbeats go on, TCP holds the rest. on 0: go on.
+/* No events from the shard (or GW_ALL) for now; heartbeats go on, TCP holds the rest. on 0: go on. While it is held
+ * nothing is read: a connection that died silently is noticed afterwards.
  *   Returns   GW_OK, GW_ERROR_ARGUMENT (no such shard), GW_ERROR_ENDED */
 GW_API int32_t gw_hold(gw_client *gw, int32_t shard, int32_t on);
 
@@ -4763,6 +4764,13 @@ static void gw__link_init(gw__link *link, gw__net *net)
     gw__buf_init(&link->out, net->mem, GW__LINK_OUT_MAX);
 }
 
+/* It may have held the token. */
+static void gw__link_free_out(gw__link *link)
+{
+    if (link->out.bytes) gw__mem_wipe(link->out.bytes, link->out.cap);
+    gw__buf_free(&link->out);
+}
+
 /* Frees all that the connection held; what was not sent is lost. */
 static void gw__link_drop(gw__link *link)
 {
@@ -4771,7 +4779,7 @@ static void gw__link_drop(gw__link *link)
     gw__tls_free(link->tls);
     link->tls = NULL;
     gw__buf_free(&link->wire);
-    gw__buf_free(&link->out);
+    gw__link_free_out(link);
     link->readable = 0;
     link->state = GW__LINK_ENDED;
     link->deadline_ms = GW__NEVER;
@@ -4843,7 +4851,7 @@ static int gw__link_flush(gw__link *link)
         if (link->tls) gw__tls_wire_out_done(link->tls, sent);
         else gw__buf_consume(&link->out, sent);
     }
-    gw__buf_shrink(&link->out, 0);              /* an idle connection keeps no buffer */
+    if (gw__buf_len(&link->out) == 0) gw__link_free_out(link);      /* an idle connection keeps none */
     return 1;
 }
 
@@ -6949,6 +6957,7 @@ enum {
 #define GW__SESSION_ID_MAX 100u
 #define GW__RESUME_TRIES 3u                 /* Resumes that brought no RESUMED, then Identify */
 #define GW__BACKOFF_CAP_MS 60000u
+#define GW__LONG_LIFE_MS 30000u             /* of a connection: then its end is nobody's loop */
 #define GW__RETRY_AFTER_MAX_MS 3600000u
 #define GW__INTERVAL_MIN_MS 1000u  /* of Hello: a server cannot make us beat all the time ... */
 #define GW__INTERVAL_MAX_MS 600000u         /* ... or never */
@@ -7043,6 +7052,7 @@ typedef struct gw__session {
     uint32_t fruitless;                 /* times in a row that ready came and no event */
     uint32_t short_lived;               /* sessions in a row that were lost within a minute */
     uint64_t ready_ms;                  /* when this one began */
+    uint64_t live_ms;                   /* when this connection became ready; 0: it has not */
     uint32_t at_cached_url;             /* a connect to the resume host failed: try the other one */
     /* what belongs to one connection, and is reset with it in one place */
     uint32_t interval_ms;               /* 0: no Hello yet */
@@ -7086,7 +7096,7 @@ static void gw__session_begin_connection(gw__session *session)
     session->identified = session->replaying = 0;
     session->beat_unanswered = session->ack_awaited = 0;
     session->next_beat_ms = GW__NEVER;
-    session->suspect_ms = 0;
+    session->suspect_ms = session->live_ms = 0;
     session->attempts++;
 }
 
@@ -7141,8 +7151,9 @@ static gw__act gw__session_end(gw__fault *fault, uint32_t reason, const char *te
 static gw__act gw__session_on_hello(gw__session *session, const gw_json *d, uint64_t now_ms,
                                     uint32_t random, gw__fault *fault)
 {
-    uint64_t interval_ms = gw_u64(d, "heartbeat_interval");
+    uint64_t interval_ms;
     if (session->interval_ms) return GW__ACT_NOTHING;           /* a second Hello changes nothing */
+    interval_ms = gw_u64(d, "heartbeat_interval");
     if (interval_ms == 0)
         return gw__session_end(fault, GW_REASON_PROTOCOL,
                                "Hello (op 10) has no heartbeat_interval");
@@ -7170,13 +7181,16 @@ static gw__act gw__session_on_ack(gw__session *session, uint64_t now_us)
 static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *payload)
 {
     int begins = payload->type == GW_READY && session->identified;
+    int ends_replay = payload->type == GW_RESUMED && session->replaying;
+    if (session->replaying && !ends_replay && payload->has_seq && session->has_received &&
+        payload->seq <= session->received_seq) return GW__ACT_NOTHING;      /* we have it already */
     if (payload->has_seq &&
         (begins || !session->has_received || payload->seq > session->received_seq)) {
         session->received_seq = payload->seq;
         session->has_received = 1;
     }
     if (begins) return GW__ACT_READY;
-    if (payload->type == GW_RESUMED && session->replaying) return GW__ACT_RESUMED;
+    if (ends_replay) return GW__ACT_RESUMED;
     session->fruitless = 0;
     return GW__ACT_DELIVER;
 }
@@ -7184,7 +7198,7 @@ static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *
 static gw__act gw__session_on_invalid(gw__session *session, const gw_json *d, gw__fault *fault,
                                       int32_t *detail)
 {
-    *detail = gw_true(d, NULL)      ? GW__INVALID_TRUE
+    *detail = gw_true(d, NULL) ? GW__INVALID_TRUE
               : session->identified ? GW__INVALID_AFTER_IDENTIFY
                                     : GW__INVALID_FALSE;
     return gw__session_end(fault, GW_REASON_INVALID_SESSION,
@@ -7256,10 +7270,11 @@ static uint32_t gw__backoff_ms(uint32_t n)
 static gw__next gw__session_after(gw__session *session, const gw__ending *ending, uint64_t now_ms,
                                   uint32_t random, uint32_t *wait_ms)
 {
-    uint32_t n = session->attempts, spread_ms = ending->wait_to_ms - ending->wait_from_ms, row_ms;
+    uint32_t n, spread_ms = ending->wait_to_ms - ending->wait_from_ms, row_ms;
     gw__next next = ending->next;
     if (next == GW__NEXT_RESUME && !gw__session_can_resume(session)) next = GW__NEXT_IDENTIFY;
-    if (session->fruitless > 3) n = GW__MAX(n, session->fruitless - 3);
+    if (session->live_ms && now_ms - session->live_ms >= GW__LONG_LIFE_MS) session->fruitless = 0;
+    n = GW__MAX(session->attempts, session->fruitless > 3 ? session->fruitless - 3 : 0);
     if (next == GW__NEXT_IDENTIFY && session->id[0]) {
         session->short_lived = now_ms - session->ready_ms < 60000 ? session->short_lived + 1 : 0;
         n = GW__MAX(n, session->short_lived);
@@ -7777,6 +7792,7 @@ typedef struct gw__shard {
     uint32_t wait_ms;                   /* of WAITING and GATED */
     uint32_t held, has_permit, hold_told, stop_how;
     uint32_t server_wait_ms;            /* a refused upgrade asked for it */
+    uint32_t wait_is_asked;             /* by the server, so gw_recheck() does not cut it short */
     uint32_t in_hand;                   /* the caller holds an event of this shard */
     uint32_t probe_deadline_is_set;
     uint64_t probe_deadline_ms;         /* gw_recheck() wants an ACK by then */
@@ -8123,6 +8139,7 @@ static gw__step gw__shard_end(gw__shard *shard, uint64_t now_ms)
     }
     if (next == GW__NEXT_IDENTIFY) gw__shard_lose_session(shard, 1);
     shard->wait_ms = wait_ms;
+    shard->wait_is_asked = ending->wait_from_ms || shard->server_wait_ms;
     gw__shard_enter(shard, GW__WAITING, now_ms, shard->fault.text);
     return GW__STEP_MORE;
 }
@@ -8393,7 +8410,9 @@ static void gw__shard_deliver(gw__shard *shard, const gw__payload *payload, uint
  * hand. */
 static void gw__shard_take_seq(gw__shard *shard, const gw__payload *payload)
 {
+    const gw__session *session = &shard->session;
     if (!payload->has_seq || shard->shared->ack_by_hand || shard->in_hand) return;
+    if (session->has_taken && payload->seq <= session->taken_seq) return;
     shard->session.taken_seq = payload->seq;
     shard->session.has_taken = 1;
 }
@@ -8484,7 +8503,7 @@ static gw__step gw__shard_on_ready(gw__shard *shard, const gw__payload *payload,
     if ((id = gw_u64(&payload->d, "application.id")) != 0) shard->shared->application_id = id;
     shard->session.number++;
     shard->session.has_taken = 0;
-    shard->session.ready_ms = now_ms;
+    shard->session.ready_ms = shard->session.live_ms = now_ms;
     gw__session_on_ready(&shard->session);
     shard->shared->gateway_url_failures = 0;
     gw__shard_enter(shard, GW__LIVE, now_ms, "READY");
@@ -8494,6 +8513,7 @@ static gw__step gw__shard_on_ready(gw__shard *shard, const gw__payload *payload,
 static gw__step gw__shard_on_resumed(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
 {
     gw__session_on_ready(&shard->session);
+    shard->session.live_ms = now_ms;
     gw__shard_enter(shard, GW__LIVE, now_ms, "RESUMED");
     return gw__shard_dispatch(shard, payload, now_ms);
 }
@@ -8681,6 +8701,10 @@ static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
         return 0;
     }
     if (!gw__shard_beat(shard, now_us)) shard->session.beat_unanswered = 0;     /* it never left */
+    if (shard->link.held && shard->link.fault.reason) {     /* not read, so the write has to tell */
+        gw__shard_fail_as(shard, &shard->link.fault, now_ms);
+        return 0;
+    }
     if (late_ms < 1000) return 1;
     shard->polls_late++;
     event = gw__notice_push(
@@ -9077,7 +9101,7 @@ struct gw_client {
     uint64_t (*monotonic_us)(void *user);
     uint64_t (*boot_us)(void *user);
     uint32_t turn_bytes_max, turn_us_max, in_turn;
-    uint64_t turn_began_us, longest_turn_us;
+    uint64_t turn_began_us, looked_us, longest_turn_us;
     uint64_t slept_us;                      /* boot time minus monotonic time, at the last look */
     uint32_t fd_asked, woken;
     uint32_t stopping;                      /* enum gw_how */
@@ -9300,8 +9324,8 @@ static void gw__client_look(gw_client *gw, int32_t timeout_ms)
 {
     gw__ready seen[32];
     uint32_t i, count = gw__sys_poller_wait(&gw->shared.poller, timeout_ms, seen, GW__COUNT(seen));
-    uint64_t now_ms = gw__client_now_us(gw) / 1000u;
-    for (i = 0; i < count; i++) gw__client_on_ready(gw, &seen[i], now_ms);
+    gw->looked_us = gw__client_now_us(gw);
+    for (i = 0; i < count; i++) gw__client_on_ready(gw, &seen[i], gw->looked_us / 1000u);
     gw__client_try_streams(gw);
 }
 
@@ -9474,16 +9498,20 @@ static int gw__client_turn_is_over(const gw_client *gw, uint64_t now_us)
            now_us - gw->turn_began_us >= gw->turn_us_max;
 }
 
+/* A handler that took long has made the last look old: nobody is judged by what we saw before it. */
 static uint64_t gw__client_begin_turn(gw_client *gw)
 {
-    uint64_t now_us;
-    if (!gw->in_turn) gw__client_look(gw, 0);
-    now_us = gw__client_now_us(gw);
-    if (!gw->in_turn) {
+    uint64_t now_us = gw__client_now_us(gw);
+    int is_new = !gw->in_turn;
+    if (is_new || now_us - gw->looked_us >= gw->turn_us_max) {
+        gw__client_look(gw, 0);
+        now_us = gw__client_now_us(gw);
+        gw__client_on_sleep(gw, now_us);
+    }
+    if (is_new) {
         gw->in_turn = 1;
         gw->turn_began_us = now_us;
         gw->shared.turn_bytes = 0;
-        gw__client_on_sleep(gw, now_us);
     }
     gw__client_on_time(gw, now_us);
     return now_us;
@@ -10262,6 +10290,7 @@ GW_API int32_t gw_hold(gw_client *gw, int32_t shard, int32_t on)
         found++;
         if (one->held == (uint32_t)(on != 0)) continue;
         one->held = on != 0;
+        if (!on) one->link.readable = 1;        /* what has come meanwhile is looked at first */
         gw__shard_apply_hold(one);
         gw__client_push_ready(gw, one);
         gw__client_settle(gw, one, now_ms);
@@ -10406,7 +10435,7 @@ GW_API void gw_recheck(gw_client *gw)
     now_us = gw__client_now_us(gw);
     for (i = 0; i < gw->shard_count; i++) {
         gw__shard *shard = &gw->shards[i];
-        if (shard->state == GW__WAITING) gw__client_kick(gw, shard, now_us / 1000u);
+        if (shard->state == GW__WAITING && !shard->wait_is_asked) gw__client_kick(gw, shard, now_us / 1000u);
         if (shard->session.interval_ms == 0 || !gw__shard_is_open(shard) ||
             shard->probe_deadline_is_set)
             continue;
@@ -10415,7 +10444,8 @@ GW_API void gw_recheck(gw_client *gw)
         shard->probe_deadline_ms = now_us / 1000u + GW__PROBE_MS;
         gw__client_settle(gw, shard, now_us / 1000u);
     }
-    if (gw->discover_at_ms != GW__NEVER) gw->discover_at_ms = now_us / 1000u;
+    if (gw->discover_at_ms != GW__NEVER && gw->discover.http.status != 429)
+        gw->discover_at_ms = now_us / 1000u;
     gw__client_arm(gw);
 }
 

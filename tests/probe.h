@@ -12,8 +12,6 @@ enum { PROBE_OK = 0, PROBE_FAILED = 1, PROBE_USAGE = 2 };       /* exit codes */
 enum { PROBE_WATCHES = 2 };             /* the poller watches one link and what wakes it */
 enum { PROBE_LINGER_MS = 2000 };        /* after the closing handshake the server ends TCP first: RFC 6455 section 7.1.1 */
 
-enum { PROBE_WATCHES = 2 };             /* the link's socket and the poller's own wake */
-
 typedef struct probe {
     gw__mem mem;
     gw__logger logger;
@@ -54,8 +52,10 @@ static int probe_open(probe *p)
     gw__link_init(&p->link, &p->net);
     gw__http_begin(&p->http, &p->mem, 1024, GW__HTTP_UPGRADE);
     p->watches = gw__mem_new(&p->mem, PROBE_WATCHES * GW__WATCH_BYTES + 1);
-    gw__sys_poller_lend(&p->poller, p->watches, PROBE_WATCHES);
-    if (p->watches && gw__sys_poller_open(&p->poller)) return 1;
+    if (p->watches && gw__sys_poller_open(&p->poller)) {
+        gw__sys_poller_lend(&p->poller, p->watches, PROBE_WATCHES);
+        return 1;
+    }
     gw__fault_set(&p->fault, GW_REASON_MEMORY, 0, "the system gives no descriptors to wait with");
     return 0;
 }

@@ -259,6 +259,37 @@ TEST(client_late_poll_kills_nothing_that_is_alive)
     world_end(&w);
 }
 
+/* The handler of one event takes so long that the next poll, in the same turn, finds a beat due and the ACK unread. */
+TEST(client_slow_handler_inside_a_turn_kills_nothing_that_is_alive)
+{
+    world_init(&w);
+    w.latency_ms = 100;
+    world_begin(&w, NULL);
+    WORLD_EXPECT(&w, GW_READY, 1000);
+    while (world_count(&w, WORLD_EV("heartbeat"), NULL) == 0) world_advance(&w, 20);
+    w.gw->in_turn = 1;                              /* an event is in hand */
+    world_stall(&w, 45000);
+    WORLD_EXPECT(&w, GW_POLLED_LATE, 100);
+    world_advance(&w, 100000);
+    CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
+    world_end(&w);
+}
+
+/* What came while it was held is read before anybody is judged. */
+TEST(client_let_go_after_a_hold_is_not_judged_by_what_it_did_not_read)
+{
+    world_init(&w);
+    w.latency_ms = 100;
+    world_begin(&w, NULL);
+    WORLD_EXPECT(&w, GW_READY, 1000);
+    CHECK_EQ(gw_hold(w.gw, GW_ALL, 1), GW_OK);
+    world_advance(&w, 130000);                      /* three beats, whose ACKs lie unread */
+    CHECK_EQ(gw_hold(w.gw, GW_ALL, 0), GW_OK);
+    world_advance(&w, 100000);
+    CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
+    world_end(&w);
+}
+
 TEST(client_polled_a_minute_late_resumes_if_the_server_gave_up)
 {
     begin_live(NULL);

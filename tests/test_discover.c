@@ -546,12 +546,24 @@ TEST(discover_stops_when_the_caller_does)
 
 TEST(discover_recheck_asks_at_once)
 {
-    site *s = site_new("HTTP/1.1 429 Slow\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n");
+    site *s = site_new("HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n");
     s->answers[1] = GOOD_ANSWER;
     s->answer_count = 2;
     CHECK(site_until(s, GW_DISCONNECTED, 5000));
+    s->gw->discover_at_ms += 3600000;           /* as after a long outage */
     gw_recheck(s->gw);
     CHECK(site_until(s, GW_GATEWAY_INFO, 5000));
+    site_free(s);
+}
+
+TEST(discover_recheck_keeps_the_wait_that_a_429_asked_for)
+{
+    uint64_t at_ms;
+    site *s = site_new("HTTP/1.1 429 Slow\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n");
+    CHECK(site_until(s, GW_DISCONNECTED, 5000));
+    at_ms = s->gw->discover_at_ms;
+    gw_recheck(s->gw);
+    CHECK_U64(s->gw->discover_at_ms, at_ms);
     site_free(s);
 }
 

@@ -386,6 +386,32 @@ TEST(session_that_brings_nothing_is_resumed_more_and_more_slowly)
     CHECK_U64(wait_ms, 0);
 }
 
+/* A quiet bot that Discord moves (op 7) once an hour brings no event either, and resumes at once. */
+TEST(session_that_lived_long_is_resumed_at_once_even_if_nothing_came)
+{
+    uint32_t wait_ms, i;
+    begin_alive();
+    for (i = 1; i <= 10; i++) {
+        gw__session_begin_connection(&session);
+        gw__session_on_ready(&session);
+        session.live_ms = i * 3600000;
+        gw__session_after(&session, gw__ending_of(GW_REASON_ASKED, 0), (i + 1) * 3600000, UINT32_MAX, &wait_ms);
+        CHECK_U64(wait_ms, 0);
+    }
+}
+
+/* A server that replays from before our seq doubles nothing. */
+TEST(session_drops_a_replayed_event_that_it_has)
+{
+    begin_alive();
+    push(0, GW_TYPING_START, "{}", 1, 100);
+    session.replaying = 1;
+    CHECK_EQ(push(0, GW_TYPING_START, "{}", 1, 99), GW__ACT_NOTHING);
+    CHECK_EQ(push(0, GW_TYPING_START, "{}", 1, 100), GW__ACT_NOTHING);
+    CHECK_EQ(push(0, GW_TYPING_START, "{}", 1, 101), GW__ACT_DELIVER);
+    CHECK_EQ(push(0, GW_RESUMED, "{}", 1, 101), GW__ACT_RESUMED);
+}
+
 /* READY, then a close that needs an Identify, for ever: the day's Identifies must not go in an hour. */
 TEST(session_that_does_not_live_a_minute_is_identified_more_and_more_slowly)
 {
