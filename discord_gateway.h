@@ -179,10 +179,7 @@
  *
  * 13. LIMITS OF THIS VERSION
  *
- *    Declared and not defined yet: gw_shard_start, gw_shard_stop, gw_set_presence, gw_set_voice,
- *    gw_request_members, gw_request_sounds, gw_request_channel_info (use gw_send_raw) and
- *    gw_stats_text. Refused with a sentence: config.proxy, config.compress, shard_count GW_ALL.
- *    Linux and other POSIX systems. READY must fit into max_payload: a skipped READY leaves a session
+ *    Refused with a sentence: config.proxy, config.compress. Linux and other POSIX systems. READY must fit into max_payload: a skipped READY leaves a session
  *    that works, but cannot be resumed.
  *
  * 14. FURTHER READING
@@ -287,7 +284,7 @@ enum gw_intent {
     X(GATEWAY_INFO, 1001, "/gateway/bot has answered; d is its body") \
     X(CONNECTING, 1002, "a shard dials; d is {\"url\":...}") \
     X(IDENTIFYING, 1003, "an Identify was spent") \
-    X(DISCONNECTED, 1004, "reason, close_code, then what is next: will, in_ms") \
+    X(DISCONNECTED, 1004, "reason, close_code, then what is next: will, in_ms; d: session, close_reason, advice") \
     X(SESSION_LOST, 1005, "what was not delivered is gone: refetch your state") \
     X(SKIPPED, 1006, "a payload above max_payload or the memory left: name, seq, bytes") \
     X(COMMAND_DROPPED, 1007, "ticket, reason") \
@@ -370,7 +367,7 @@ typedef struct gw_event {
     int32_t     close_code;     /* or HTTP status; 0: none */
     uint32_t    will;           /* enum gw_next: what the library does about it */
     uint32_t    in_ms;          /* ... and when */
-    gw_ticket   ticket;         /* of COMMAND_DROPPED */
+    gw_ticket   ticket;         /* of COMMAND_DROPPED and RATE_LIMITED: the command it is about; 0: not known */
     uint64_t    bytes;          /* of the payload, as JSON */
 } gw_event;
 
@@ -404,7 +401,9 @@ typedef struct gw_config {
     const char *token;          /* required; with or without "Bot "; our copy is overwritten at the end */
     uint32_t    intents;        /* 0 is a real value: only events that need no intent */
     uint32_t    large_threshold;        /* 50 to 250: members above which offline ones are left out; 0: 50 */
-    int32_t     shard_first, shard_count, shard_total;  /* 0,0,0: unsharded; else this range of the total */
+    int32_t     shard_first, shard_count, shard_total;  /* 0,0,0: unsharded; else this range of the total. count GW_ALL:
+                                   from first to the last, and with total 0 as many as Discord advises. count 0 of a
+                                   total: none until gw_shard_start() */
     const char *url;            /* wss://...; NULL: ask /gateway/bot. Whoever gives it gives the next three */
     uint32_t    max_concurrency;        /* Identify buckets; 0: 1 */
     uint32_t    identify_remaining;     /* Identifies left today; 0: not known, we count by ourselves */
@@ -479,8 +478,18 @@ GW_API int32_t gw_stop(gw_client *gw, uint32_t how);
 GW_API void gw_close(gw_client *gw);
 
 /* ---- shards: named by their id; a client has one total for life (two clients re-shard) ---------- */
+
+/* Begins a shard of config.shard_total that does not run: one that was stopped, or with shard_count 0 any.
+ *   session   text of gw_session_save(), with the session it resumes; NULL or without it: an Identify; read, not kept
+ *   Returns   GW_OK, GW_ERROR_ARGUMENT (no such id, or it runs), GW_ERROR_ENDED, GW_ERROR_NO_MEMORY, GW_ERROR_SESSION_TEXT:
+ *             the text is refused, and the shard starts all the same, with an Identify */
 GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
                               size_t session_len);
+
+/* Ends a shard. When this returns its connection is gone and nothing of it is sent any more; events that were not handed
+ * out yet are not taken. SHARD_STOPPED follows, behind a COMMAND_DROPPED for each command that waited.
+ *   how       GW_KEEP: gw_session_save() still has its session, for whoever runs it next; GW_END: it is over
+ *   Returns   GW_OK, GW_ERROR_NOT_OUR_SHARD (it does not run), GW_ERROR_ARGUMENT, GW_ERROR_ENDED */
 GW_API int32_t gw_shard_stop(gw_client *gw, int32_t shard, uint32_t how);
 GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id); /* the guild's shard, run here or not */
 GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard);   /* 1 after READY or RESUMED; GW_ALL: all? */
@@ -532,28 +541,78 @@ GW_API const char *gw_plain(const gw_json *v, const char *path, size_t *len);
  * become U+FFFD. Returns the full length. */
 GW_API size_t gw_quote(const char *text, size_t len, char *out, size_t cap);
 
-/* ---- commands: a guild finds its shard; else shard id or GW_ALL. All strings are copied --------- */
-typedef struct gw_members {         /* query or user_ids */
-    uint64_t guild_id;
-    const char *query;
-    const uint64_t *user_ids;
-    uint32_t user_id_count, limit, presences, retry;
-    const char *nonce;
-} gw_members;
+/* ---- typed views: what the library itself reads of a dispatch; slices live as long as d does ------ */
+typedef struct gw_ready {           /* RESUMED has no fields */
+    uint64_t user_id, application_id;   /* the bot's; 0: absent */
+    uint32_t version;               /* of the API */
+    int32_t  shard, shard_total;    /* 0, 0: unsharded */
+    gw_json  session_id, resume_gateway_url, user, guilds;
+} gw_ready;
+
+typedef struct gw_rate_limited {
+    uint32_t opcode;                /* of the command that was refused; 8: request members */
+    uint32_t retry_after_ms;        /* an hour at most */
+    uint64_t guild_id;              /* 0: absent, as is the nonce */
+    gw_json  nonce;
+} gw_rate_limited;
+
+/* d of READY, of RATE_LIMITED. 1; or 0 and all zero, if it is not what Discord documents. */
+GW_API int32_t gw_read_ready(const gw_json *d, gw_ready *out);
+GW_API int32_t gw_read_rate_limited(const gw_json *d, gw_rate_limited *out);
+
+/* ---- commands: a guild finds its shard; else shard id or GW_ALL (one ticket for all that run) --------
+ * All answer at once with a ticket (> 0), also before READY, or with
+ *   GW_ERROR_ARGUMENT       gw_why() says which; nothing was queued, here and below
+ *   GW_ERROR_TOO_LARGE      the payload is above 4,096 bytes as JSON
+ *   GW_ERROR_QUEUE_FULL     config.max_queued wait already on that shard
+ *   GW_ERROR_NOT_OUR_SHARD  the guild's shard, or that id, does not run here
+ *   GW_ERROR_ENDED          the shard or the client was stopped
+ *   GW_ERROR_NO_MEMORY, GW_ERROR_IN_HOOK
+ * Everything is copied. What waits outlives reconnects and new sessions, up to config.max_queued_ms; then, or when its
+ * shard ends, it comes back as COMMAND_DROPPED with its ticket and a reason. What has left is never sent twice. */
+
+/* What the bot shows. The newest wins: one that has not left is dropped (NEWER). 5 leave in 20 s; there is no age.
+ * An Identify carries it; a Resume keeps it. With GW_ALL it is that of later shards too.
+ *   Source    Discord docs, "Update Presence" */
 GW_API gw_ticket gw_set_presence(gw_client *gw, int32_t shard, const gw_presence *presence);
+
+/* Joins, moves, or (channel_id 0) leaves. VOICE_STATE_UPDATE and VOICE_SERVER_UPDATE follow, in either order; nothing
+ * follows where the channel is full.
+ *   Source    Discord docs, "Update Voice State" */
 GW_API gw_ticket gw_set_voice(gw_client *gw, uint64_t guild_id, uint64_t channel_id, int32_t mute,
                               int32_t deaf);
+
+typedef struct gw_members {         /* query or user_ids */
+    uint64_t guild_id;
+    const char *query;              /* prefix of the user name; "": all, see limit */
+    const uint64_t *user_ids;       /* 1 to 100 */
+    uint32_t user_id_count;
+    uint32_t limit;                 /* with a prefix 1 to 100, 0: 100; with "" any, 0: the whole list */
+    uint32_t presences;             /* 1: with presences (needs GW_INTENT_GUILD_PRESENCES) */
+    uint32_t retry;                 /* 1: RATE_LIMITED is waited out, and the request repeated */
+    const char *nonce;              /* comes back in the chunks; 32 bytes at most; NULL: none */
+} gw_members;
+
+/* Asks for members of one guild; they arrive as GUILD_MEMBERS_CHUNK events, up to 1,000 each. The whole list needs
+ * GW_INTENT_GUILD_MEMBERS and goes out once in 30 s for one guild; more of them wait, and others pass. The request keeps
+ * its place in the queue until its last chunk has come: COMMAND_DROPPED says SESSION_GONE if the session ended before,
+ * TIMEOUT if no complete answer came within config.max_queued_ms. RATE_LIMITED bears its ticket, and in_ms.
+ *   Source    Discord docs, "Request Guild Members", "Rate Limited" */
 GW_API gw_ticket gw_request_members(gw_client *gw, const gw_members *request);
+
+/* A SOUNDBOARD_SOUNDS event a guild; about 180 guilds of one shard fit into a payload. All shards or none.
+ *   Source    Discord docs, "Request Soundboard Sounds" */
 GW_API gw_ticket gw_request_sounds(gw_client *gw, const uint64_t *guild_ids, uint32_t count);
+
+/* status, voice_start_time: 1 for what you want to know of the guild's voice channels. A CHANNEL_INFO event follows.
+ *   Source    Discord docs, "Request Channel Info" */
 GW_API gw_ticket gw_request_channel_info(gw_client *gw, uint64_t guild_id, int32_t status,
                                          int32_t voice_start_time);
 
-/* Any payload: {"op":op,"d":d}.
- *   shard     its id, or GW_ALL (one ticket for all)
+/* Any payload: {"op":op,"d":d}. It counts in the 120 of 60 s; other limits of its opcode are yours to keep.
+ *   shard     its id, or GW_ALL
  *   op        any but 1, 2 and 6, which the library sends itself
- *   d, len    JSON, UTF-8; copied
- *   Returns   a ticket (> 0) once queued, also before READY; else GW_ERROR_ARGUMENT, GW_ERROR_TOO_LARGE (the payload
- *             is above 4,096 bytes), GW_ERROR_QUEUE_FULL, GW_ERROR_NOT_OUR_SHARD, GW_ERROR_ENDED, GW_ERROR_NO_MEMORY
+ *   d, len    JSON, UTF-8
  *   Source    Discord docs, "Sending Events" */
 GW_API gw_ticket gw_send_raw(gw_client *gw, int32_t shard, uint32_t op, const char *d, size_t len);
 
@@ -614,7 +673,10 @@ static inline int32_t gw_stats_read(gw_client *gw, int32_t shard, gw_stats *out)
     return gw_stats_read_sized(gw, shard, out, sizeof *out);
 }
 #endif
-GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);  /* Prometheus */
+
+/* All of it as Prometheus text: discord_gateway_events_total{shard="0"} 12 ..., a line a shard and number.
+ *   Returns   the full length without the 0; where cap is not above it the text is cut. Works after CLOSED too. */
+GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);
 
 #ifdef __cplusplus
 }
@@ -1165,15 +1227,20 @@ static int gw__sys_poller_want(gw__poller *poller, intptr_t fd, uint64_t tag, ui
     return 1;
 }
 
-/* Memory for `count` descriptors, GW__WATCH_BYTES each; its owner frees it after the poller was
- * closed. */
+/* Memory for `count` descriptors, GW__WATCH_BYTES each, in place of what was lent before; its owner
+ * frees it after the poller was closed. */
 static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count)
 {
-    poller->tags = (uint64_t *)memory;
-    poller->fds = (struct pollfd *)(void *)(poller->tags + count);
+    uint64_t *tags = (uint64_t *)memory;
+    struct pollfd *fds = (struct pollfd *)(void *)(tags + count);
+    if (poller->count) {
+        memcpy(tags, poller->tags, poller->count * sizeof *tags);
+        memcpy(fds, poller->fds, poller->count * sizeof *fds);
+    }
+    poller->tags = tags;
+    poller->fds = fds;
     poller->cap = count;
-    poller->count = 0;
-    gw__sys_poller_want(poller, poller->wake_fds[0], GW__TAG_WAKE, 0, GW__WANT_READ);
+    if (!poller->count) gw__sys_poller_want(poller, poller->wake_fds[0], GW__TAG_WAKE, 0, GW__WANT_READ);
 }
 
 static void gw__sys_poller_close(gw__poller *poller)
@@ -1185,6 +1252,7 @@ static void gw__sys_poller_close(gw__poller *poller)
 
 static int gw__sys_poller_open(gw__poller *poller)
 {
+    poller->count = poller->cap = 0;
     if (pipe(poller->wake_fds) != 0) {
         poller->wake_fds[0] = poller->wake_fds[1] = -1;
         return 0;
@@ -1715,28 +1783,29 @@ static void gw__text_redact(char *text, const char *secret)
 static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
     GW__FORMAT(4, 5);
 
-static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
+static int gw__log_wants(const gw__logger *logger, uint32_t level)
 {
-    char text[512];
-    va_list list;
-    if (!logger->hook || level > logger->level) return;
-    va_start(list, format);
-    gw__text_format_list(text, sizeof text, format, list);
-    va_end(list);
+    return logger->hook && level <= logger->level;
+}
+
+/* A text of any length, which is redacted in place. */
+static void gw__log_text(gw__logger *logger, uint32_t level, int32_t shard, char *text)
+{
     gw__text_redact(text, logger->secret);
     logger->in_hook = 1;
     logger->hook(logger->user, level, shard, text);
     logger->in_hook = 0;
 }
 
-static const char *gw__reason_text(uint32_t reason)
+static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
 {
-#define GW__REASON_TEXT(name, value, text) case value: return text;
-    switch (reason) {
-    GW_REASONS(GW__REASON_TEXT)
-    default: return "";             /* GW_REASON_NONE, and what a later version adds */
-    }
-#undef GW__REASON_TEXT
+    char text[512];
+    va_list list;
+    if (!gw__log_wants(logger, level)) return;
+    va_start(list, format);
+    gw__text_format_list(text, sizeof text, format, list);
+    va_end(list);
+    gw__log_text(logger, level, shard, text);
 }
 
 static const char *gw__result_text(int32_t result)
@@ -2129,9 +2198,11 @@ static int gw__url_allowed(const gw__url *url, gw__fault *fault)
 static int gw__url_fits_gateway(const gw__url *url, gw__fault *fault)
 {
     const char *better = url->secure || !gw__url_is_loopback(url) ? "wss" : "ws";
+    char host[GW__HOST_MAX + 16];
     if (!url->http) return gw__url_allowed(url, fault);
+    gw__url_write_host(url, host, sizeof host);
     gw__fault_set(fault, GW_REASON_CONFIG, 0, "URL: %s://%s is no WebSocket address; write %s://%s",
-        gw__url_scheme(url), url->host, better, url->host);
+        gw__url_scheme(url), host, better, host);
     return 0;
 }
 
@@ -2409,7 +2480,9 @@ typedef struct gw__tcp {
     void *stream;                       /* of config.transport */
     uint64_t tag;                       /* names this connection to the poller */
     uint32_t watched;                   /* GW__WANT_... the poller was told */
-    uint32_t next_address;
+    uint32_t tried;                     /* addresses, in this attempt */
+    uint32_t first_address;             /* where an attempt begins */
+    uint32_t answered;                  /* the last one did */
     uint64_t deadline_ms;               /* of this address */
     int error;                          /* of the last failure */
 } gw__tcp;
@@ -2455,15 +2528,20 @@ static gw__tcp_found gw__tcp_open_stream(gw__tcp *tcp, gw__net *net, const char 
     return GW__TCP_FAILED;
 }
 
-static gw__tcp_found gw__tcp_failed(const gw__tcp *tcp, const gw__dns *dns, const char *host,
+/* The address that is tried as number `tried`, counted from 0. */
+static gw__address *gw__tcp_address(const gw__tcp *tcp, gw__dns *dns, uint32_t tried)
+{
+    return &dns->found[(tcp->first_address + tried) % dns->count];
+}
+
+static gw__tcp_found gw__tcp_failed(const gw__tcp *tcp, gw__dns *dns, const char *host,
                                     uint16_t port, gw__fault *fault)
 {
     char ip[64];
-    uint32_t last = tcp->next_address ? tcp->next_address - 1 : 0;
-    gw__sys_address_text(&dns->found[last], ip, sizeof ip);
+    gw__sys_address_text(gw__tcp_address(tcp, dns, tcp->tried ? tcp->tried - 1 : 0), ip, sizeof ip);
     gw__fault_set(fault, GW_REASON_CONNECT, 0,
                   "TCP: cannot connect to %s port %u (%s, %u of %u addresses tried): %s [%d]", host,
-                  (unsigned)port, ip, (unsigned)tcp->next_address, (unsigned)dns->count,
+                  (unsigned)port, ip, (unsigned)tcp->tried, (unsigned)dns->count,
                   gw__sys_error_text(tcp->error), tcp->error);
     return GW__TCP_FAILED;
 }
@@ -2472,21 +2550,34 @@ static gw__tcp_found gw__tcp_failed(const gw__tcp *tcp, const gw__dns *dns, cons
 static gw__tcp_found gw__tcp_dial(gw__tcp *tcp, gw__net *net, gw__dns *dns, const char *host,
                                   uint16_t port, uint64_t now_ms, gw__fault *fault)
 {
+    gw__address *address;
     int dialed;
     for (;;) {
         if (tcp->fd != GW__NO_FD) {
             dialed = gw__sys_socket_dialed(tcp->fd, &tcp->error);
+            tcp->answered = dialed > 0;
             if (dialed > 0) return GW__TCP_DONE;
             if (dialed == 0 && now_ms < tcp->deadline_ms) return GW__TCP_WAITING;
             if (dialed == 0) tcp->error = ETIMEDOUT;
             gw__tcp_close(tcp, net);
         }
-        if (tcp->next_address == dns->count) return gw__tcp_failed(tcp, dns, host, port, fault);
-        dns->found[tcp->next_address].port = port;
-        tcp->fd = gw__sys_socket_dial(&dns->found[tcp->next_address++], &tcp->error);
+        if (tcp->tried == dns->count) return gw__tcp_failed(tcp, dns, host, port, fault);
+        address = gw__tcp_address(tcp, dns, tcp->tried++);
+        address->port = port;
+        tcp->fd = gw__sys_socket_dial(address, &tcp->error);
         tcp->deadline_ms = now_ms + GW__ADDRESS_TIMEOUT_MS;
         gw__tcp_watch(tcp, net, GW__WANT_WRITE);
     }
+}
+
+/* A new attempt begins where the last one stopped: at the address that answered, or behind those that
+ * did not. So each is tried some time, however long a list outlasts the deadline of one attempt. */
+static void gw__tcp_begin(gw__tcp *tcp, uint64_t tag)
+{
+    uint32_t first = tcp->first_address + tcp->tried - (tcp->answered ? 1u : 0u);
+    gw__tcp_init(tcp);
+    tcp->first_address = first;
+    tcp->tag = tag;
 }
 
 /* > 0 bytes, GW__IO_AGAIN, GW__IO_ENDED, GW__IO_FAILED. */
@@ -4698,11 +4789,11 @@ static int gw__http_write_upgrade(gw__buf *out, const gw__url *url, const char *
  * ========================================================================== */
 
 #define GW__LINK_STATES(X)                                                                      \
+    X(ENDED,      0,     "")     /* link->fault says why */                                     \
     X(RESOLVING,  15000, "no answer from DNS")                                                  \
     X(CONNECTING, 30000, "no answer to the TCP connect: a firewall?")                           \
     X(SECURING,   20000, "the TLS handshake stopped: the peer is silent")                       \
-    X(OPEN,       0,     "")     /* guarded by who uses the link */                             \
-    X(ENDED,      0,     "")     /* link->fault says why */
+    X(OPEN,       0,     "")     /* guarded by who uses the link */
 
 typedef enum gw__link_state {
 #define GW__LINK_STATE(name, timeout_ms, text) GW__LINK_##name,
@@ -4729,6 +4820,7 @@ typedef struct gw__link {
     gw__fault fault;
     uint32_t readable;          /* 1: a read may bring something; 0: it would block */
     uint32_t peer_ended;        /* the peer sends no more */
+    uint32_t write_failed;      /* it takes no more; what it sent before may say why, so that is read */
     uint32_t held;              /* not to be read for now */
     uint64_t bytes_in, bytes_out;
 } gw__link;
@@ -4757,8 +4849,7 @@ static void gw__link_init(gw__link *link, gw__net *net)
 {
     memset(link, 0, sizeof *link);
     link->net = net;
-    link->state = GW__LINK_ENDED;
-    link->deadline_ms = GW__NEVER;
+    gw__link_enter(link, GW__LINK_ENDED, 0);
     gw__tcp_init(&link->tcp);
     gw__buf_init(&link->wire, net->mem, GW__READ_AHEAD_BYTES);
     gw__buf_init(&link->out, net->mem, GW__LINK_OUT_MAX);
@@ -4781,8 +4872,7 @@ static void gw__link_drop(gw__link *link)
     gw__buf_free(&link->wire);
     gw__link_free_out(link);
     link->readable = 0;
-    link->state = GW__LINK_ENDED;
-    link->deadline_ms = GW__NEVER;
+    gw__link_enter(link, GW__LINK_ENDED, 0);
 }
 
 static void gw__link_open(gw__link *link, const gw__url *url, uint64_t tag, uint64_t now_ms)
@@ -4790,9 +4880,8 @@ static void gw__link_open(gw__link *link, const gw__url *url, uint64_t tag, uint
     gw__link_drop(link);
     memset(&link->fault, 0, sizeof link->fault);
     link->url = *url;
-    link->peer_ended = link->held = 0;
-    gw__tcp_init(&link->tcp);
-    link->tcp.tag = tag;
+    link->peer_ended = link->write_failed = link->held = 0;
+    gw__tcp_begin(&link->tcp, tag);
     gw__dns_begin(&link->dns);
     gw__link_enter(link, GW__LINK_RESOLVING, now_ms);
 }
@@ -4812,7 +4901,7 @@ static int gw__link_write_wire(gw__link *link, const uint8_t *bytes, size_t len,
     *sent = put > 0 ? (size_t)put : 0;
     link->bytes_out += *sent;
     if (put >= 0) return 1;
-    link->peer_ended = 1;  /* what came before is still read; then the fault is told */
+    link->write_failed = link->readable = 1;
     gw__fault_set(&link->fault, GW_REASON_LOST, 0, "connection to %s lost while sending: %s",
                   link->url.host,
                   gw__sys_error_text(put == GW__IO_FAILED ? link->tcp.error : EPIPE));
@@ -4837,6 +4926,7 @@ static int gw__link_flush(gw__link *link)
     size_t len, sent;
     uint8_t *bytes;
     if (link->state != GW__LINK_SECURING && link->state != GW__LINK_OPEN) return 1;
+    if (link->write_failed) return 0;
     for (;;) {
         if (link->tls) {
             if (link->state == GW__LINK_OPEN) gw__link_encrypt(link);
@@ -4860,6 +4950,7 @@ static int gw__link_wants_write(gw__link *link)
     size_t len;
     if (link->state == GW__LINK_CONNECTING) return 1;
     if (link->state != GW__LINK_SECURING && link->state != GW__LINK_OPEN) return 0;
+    if (link->write_failed) return 0;
     if (gw__buf_len(&link->out) && link->state == GW__LINK_OPEN) return 1;
     return link->tls && gw__tls_wire_out(link->tls, &len) != NULL;
 }
@@ -4891,6 +4982,7 @@ static void gw__link_receive(gw__link *link)
     }
     if (got == GW__IO_AGAIN) {
         link->readable = 0;
+        link->peer_ended = link->write_failed;  /* it said nothing more */
         gw__buf_shrink(&link->wire, 0);         /* idle: the buffer goes back */
         return;
     }
@@ -5140,7 +5232,7 @@ typedef struct gw__ws {
     uint8_t     control[GW__WS_CONTROL_MAX];
     uint32_t    control_len;
     uint16_t    close_code;         /* after BROKEN: the code to close with, */
-    gw__fault   fault;              /* and why */
+    const char *why;                /* and why */
 } gw__ws;
 
 static void gw__ws_begin(gw__ws *ws)
@@ -5166,7 +5258,7 @@ static gw__ws_found gw__ws_break(gw__ws *ws, uint16_t close_code, const char *wh
 {
     ws->part = GW__WS_FAILED;
     ws->close_code = close_code;
-    gw__fault_set(&ws->fault, GW_REASON_PROTOCOL, close_code, "WebSocket: %s", why);
+    ws->why = why;
     return GW__WS_BROKEN;
 }
 
@@ -6918,7 +7010,7 @@ static void gw__json_write_i64(gw__json_writer *w, int64_t value)
 }
 
 /* Snowflakes travel as strings: most readers hold numbers as double, which has 53 bits. */
-static GW__UNUSED void gw__json_write_id(gw__json_writer *w, uint64_t snowflake)
+static void gw__json_write_id(gw__json_writer *w, uint64_t snowflake)
 {
     char digits[24];
     gw__json_write_text(w, digits, gw__text_format(digits, sizeof digits, "%llu",
@@ -6935,6 +7027,42 @@ static void gw__json_write_null(gw__json_writer *w)
     gw__json_write_raw(w, "null", 4);
 }
 
+/* ---- secrets: the values of these keys, wherever they stand, do not belong in a trace ----
+ * The bot's token, and those of interactions, webhooks and voice servers; ids of Gateway and voice
+ * sessions. */
+static int gw__json_is_secret_key(const char *key, size_t len)
+{
+    return gw__json_decodes_to(key + 1, len - 2, "token", 5) ||
+           gw__json_decodes_to(key + 1, len - 2, "session_id", 10);
+}
+
+/* The string value that follows a key; NULL: none does. */
+static const char *gw__json_string_behind(const char *key_end, const char *end)
+{
+    const char *at = gw__json_space_end(key_end, end);
+    if (at == end || *at != ':') return NULL;
+    at = gw__json_space_end(at + 1, end);
+    return at < end && *at == '"' ? at : NULL;
+}
+
+/* Appends the text with "***" in their place. Behind a string that does not end nothing is known, so
+ * nothing is shown. */
+static int gw__json_redact(gw__buf *out, const char *text, size_t len)
+{
+    const char *end = text + len, *from = text, *at = text, *key, *value;
+    while ((key = (const char *)memchr(at, '"', (size_t)(end - at))) != NULL) {
+        at = gw__json_string_end(key, end);
+        if (!at) return gw__buf_append(out, from, (size_t)(key - from));
+        value = gw__json_is_secret_key(key, (size_t)(at - key)) ? gw__json_string_behind(at, end) : NULL;
+        if (!value) continue;
+        if (!gw__buf_append(out, from, (size_t)(value - from)) || !gw__buf_append(out, "\"***\"", 5))
+            return 0;
+        from = at = gw__json_string_end(value, end);
+        if (!at) return 1;
+    }
+    return gw__buf_append(out, from, (size_t)(end - from));
+}
+
 /* ==========================================================================
  * >> room: session -- the Gateway protocol as decisions: what came in, what is to be done.
  *    Knows:  opcodes, the two sequence numbers, heartbeats, what each end of a connection means,
@@ -6947,15 +7075,21 @@ enum {
     GW__OP_DISPATCH = 0,
     GW__OP_HEARTBEAT = 1,
     GW__OP_IDENTIFY = 2,
+    GW__OP_PRESENCE = 3,
+    GW__OP_VOICE_STATE = 4,
     GW__OP_RESUME = 6,
     GW__OP_RECONNECT = 7,
+    GW__OP_MEMBERS = 8,
     GW__OP_INVALID_SESSION = 9,
     GW__OP_HELLO = 10,
-    GW__OP_HEARTBEAT_ACK = 11
+    GW__OP_HEARTBEAT_ACK = 11,
+    GW__OP_SOUNDS = 31,
+    GW__OP_CHANNEL_INFO = 43
 };
 
 #define GW__SESSION_ID_MAX 100u
 #define GW__RESUME_TRIES 3u                 /* Resumes that brought no RESUMED, then Identify */
+#define GW__ASKED_PATIENCE 2u               /* connections that may end with op 7 before Hello */
 #define GW__BACKOFF_CAP_MS 60000u
 #define GW__LONG_LIFE_MS 30000u             /* of a connection: then its end is nobody's loop */
 #define GW__RETRY_AFTER_MAX_MS 3600000u
@@ -7044,6 +7178,7 @@ static const gw__ending *gw__ending_of(uint32_t reason, int32_t detail)
 typedef struct gw__session {
     uint32_t number;                    /* grows with each new session of the shard */
     char id[GW__SESSION_ID_MAX];        /* "": none, so the next handshake is an Identify */
+    uint32_t begun;                     /* READY has come, or it was restored; with or without an id */
     gw__url resume_url;
     uint64_t received_seq, taken_seq;   /* the last one that came in; that the caller has taken */
     uint32_t has_received, has_taken;
@@ -7056,6 +7191,7 @@ typedef struct gw__session {
     uint32_t at_cached_url;             /* a connect to the resume host failed: try the other one */
     /* what belongs to one connection, and is reset with it in one place */
     uint32_t interval_ms;               /* 0: no Hello yet */
+    uint32_t has_shaken;                /* Identify or Resume was sent */
     uint32_t identified;                /* Identify was sent, READY has not come */
     uint32_t replaying;                 /* between Resume and RESUMED */
     uint32_t beat_unanswered;           /* a regular heartbeat; an asked-for one kills nobody */
@@ -7093,7 +7229,7 @@ static int gw__session_can_resume(const gw__session *session)
 static void gw__session_begin_connection(gw__session *session)
 {
     session->interval_ms = 0;
-    session->identified = session->replaying = 0;
+    session->has_shaken = session->identified = session->replaying = 0;
     session->beat_unanswered = session->ack_awaited = 0;
     session->next_beat_ms = GW__NEVER;
     session->suspect_ms = session->live_ms = 0;
@@ -7108,6 +7244,7 @@ static void gw__session_forget(gw__session *session)
     session->has_received = session->has_taken = 0;
     session->resumes_unanswered = 0;
     session->at_cached_url = 0;
+    session->begun = 0;
 }
 
 /* READY and RESUMED both mean ready, and only they reset the backoff. */
@@ -7124,15 +7261,56 @@ static int gw__session_holds(const char *text, const char *token)
     return strlen(token) >= GW__REDACT_FROM && strstr(text, token) != NULL;
 }
 
+/* A number of seconds with a fraction, as whole milliseconds, rounded up. Bounded: a server cannot make
+ * us wait for ever. */
+static uint32_t gw__retry_after_ms(double seconds)
+{
+    if (!(seconds > 0)) return 0;
+    if (seconds >= GW__RETRY_AFTER_MAX_MS / 1000u) return GW__RETRY_AFTER_MAX_MS;
+    return (uint32_t)(seconds * 1000.0) + 1;
+}
+
+GW_API int32_t gw_read_ready(const gw_json *d, gw_ready *out)
+{
+    static const char *const paths[] = { "session_id", "resume_gateway_url", "user", "guilds", "v",
+                                         "shard", "application.id" };
+    gw_json found[GW__COUNT(paths)];
+    memset(out, 0, sizeof *out);
+    if (gw_kind_of(d, NULL) != GW_OBJECT) return 0;
+    gw_pick(d, paths, GW__COUNT(paths), found);
+    out->session_id = found[0];
+    out->resume_gateway_url = found[1];
+    out->user = found[2];
+    out->guilds = found[3];
+    out->user_id = gw_u64(&found[2], "id");
+    out->application_id = gw_u64(&found[6], NULL);
+    out->version = (uint32_t)GW__MIN(gw_u64(&found[4], NULL), UINT32_MAX);
+    out->shard = (int32_t)GW__MIN(gw_u64(&found[5], "0"), INT32_MAX);
+    out->shard_total = (int32_t)GW__MIN(gw_u64(&found[5], "1"), INT32_MAX);
+    return 1;
+}
+
+GW_API int32_t gw_read_rate_limited(const gw_json *d, gw_rate_limited *out)
+{
+    double seconds = gw_f64(d, "retry_after");
+    memset(out, 0, sizeof *out);
+    if (gw_kind_of(d, "opcode") != GW_NUMBER || gw_kind_of(d, "retry_after") != GW_NUMBER) return 0;
+    out->opcode = (uint32_t)GW__MIN(gw_u64(d, "opcode"), UINT32_MAX);
+    out->retry_after_ms = gw__retry_after_ms(seconds);
+    out->guild_id = gw_u64(d, "meta.guild_id");
+    gw_get(d, "meta.nonce", &out->nonce);
+    return 1;
+}
+
 /* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached one
  * takes its place. */
-static void gw__session_take_ready(gw__session *session, const gw_json *d, const gw__url *cached,
+static void gw__session_take_ready(gw__session *session, const gw_ready *ready, const gw__url *cached,
                                    const char *token, gw__fault *refused)
 {
     char text[GW__HOST_MAX + GW__PATH_MAX], target[GW__PATH_MAX];
-    size_t len = gw_text(d, "resume_gateway_url", text, sizeof text);
+    size_t len = gw_text(&ready->resume_gateway_url, NULL, text, sizeof text);
     memset(&session->resume_url, 0, sizeof session->resume_url);
-    if (gw_text(d, "session_id", session->id, sizeof session->id) >= sizeof session->id ||
+    if (gw_text(&ready->session_id, NULL, session->id, sizeof session->id) >= sizeof session->id ||
         gw__session_holds(session->id, token)) session->id[0] = 0;
     if (len == 0 || len >= sizeof text || gw__session_holds(text, token))
         gw__fault_set(refused, GW_REASON_PROTOCOL, 0, "READY brought no usable resume_gateway_url");
@@ -7182,6 +7360,7 @@ static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *
 {
     int begins = payload->type == GW_READY && session->identified;
     int ends_replay = payload->type == GW_RESUMED && session->replaying;
+    if (!session->has_shaken) return GW__ACT_NOTHING;       /* a Resume brings what it may have been */
     if (session->replaying && !ends_replay && payload->has_seq && session->has_received &&
         payload->seq <= session->received_seq) return GW__ACT_NOTHING;      /* we have it already */
     if (payload->has_seq &&
@@ -7275,7 +7454,7 @@ static gw__next gw__session_after(gw__session *session, const gw__ending *ending
     if (next == GW__NEXT_RESUME && !gw__session_can_resume(session)) next = GW__NEXT_IDENTIFY;
     if (session->live_ms && now_ms - session->live_ms >= GW__LONG_LIFE_MS) session->fruitless = 0;
     n = GW__MAX(session->attempts, session->fruitless > 3 ? session->fruitless - 3 : 0);
-    if (next == GW__NEXT_IDENTIFY && session->id[0]) {
+    if (next == GW__NEXT_IDENTIFY && session->begun) {
         session->short_lived = now_ms - session->ready_ms < 60000 ? session->short_lived + 1 : 0;
         n = GW__MAX(n, session->short_lived);
     }
@@ -7305,8 +7484,7 @@ static uint32_t gw__http_wait_ms(const gw__http *http)
     body.ptr = http->body.bytes ? (const char *)http->body.bytes + http->body.begin : "";
     body.len = gw__buf_len(&http->body);
     seconds = http->status == 429 ? gw_f64(&body, "retry_after") : 0;
-    if (seconds > 0 && seconds < 1e6) wait_ms = GW__MAX(wait_ms, (uint64_t)(seconds * 1000.0) + 1);
-    return (uint32_t)GW__MIN(wait_ms, GW__RETRY_AFTER_MAX_MS);
+    return (uint32_t)GW__MIN(GW__MAX(wait_ms, gw__retry_after_ms(seconds)), GW__RETRY_AFTER_MAX_MS);
 }
 
 /* ---- what we say ---- */
@@ -7314,7 +7492,7 @@ typedef struct gw__identity {               /* of the bot, the same for all shar
     const char *token;
     uint32_t intents, large_threshold;
     int32_t shard_total;                    /* 0: unsharded */
-    const char *presence;                   /* JSON, or NULL */
+    const char *presence;                   /* JSON, of all shards that have none of their own; or NULL */
 } gw__identity;
 
 static void gw__json_write_property(gw__json_writer *writer, const char *key, const char *text)
@@ -7343,8 +7521,9 @@ static int gw__payload_end(gw__json_writer *writer)
     return !writer->failed;
 }
 
-/* Discord docs, "Identify". */
-static int gw__session_write_identify(gw__buf *out, const gw__identity *identity, int32_t shard)
+/* Discord docs, "Identify". presence: JSON, or NULL. */
+static int gw__session_write_identify(gw__buf *out, const gw__identity *identity, int32_t shard,
+                                      const char *presence)
 {
     gw__json_writer writer;
     gw__payload_begin(&writer, out, GW__OP_IDENTIFY);
@@ -7366,11 +7545,19 @@ static int gw__session_write_identify(gw__buf *out, const gw__identity *identity
         gw__json_write_i64(&writer, identity->shard_total);
         gw__json_write_close(&writer, ']');
     }
-    if (identity->presence) {
+    if (presence) {
         gw__json_write_key(&writer, "presence");
-        gw__json_write_raw(&writer, identity->presence, strlen(identity->presence));
+        gw__json_write_raw(&writer, presence, strlen(presence));
     }
     gw__json_write_close(&writer, '}');
+    return gw__payload_end(&writer);
+}
+
+static int gw__session_write_presence(gw__buf *out, const char *presence)
+{
+    gw__json_writer writer;
+    gw__payload_begin(&writer, out, GW__OP_PRESENCE);
+    gw__json_write_raw(&writer, presence, strlen(presence));
     return gw__payload_end(&writer);
 }
 
@@ -7397,6 +7584,9 @@ static int gw__session_write_heartbeat(gw__buf *out, const gw__session *session)
 }
 
 /* ---- presence, as Identify and op 3 carry it (Discord docs, "Update Presence") ---- */
+#define GW__ACTIVITY_STREAMING 1u
+#define GW__ACTIVITY_TYPES 6u
+
 static int gw__presence_status_is_known(const char *status)
 {
     static const char *const known[] = { "online", "dnd", "idle", "invisible", "offline" };
@@ -7422,7 +7612,7 @@ static const char *gw__presence_fault(const gw_presence *presence)
             return "an activity's state is not UTF-8";
         if (activity->url && !gw__utf8_is(activity->url, strlen(activity->url)))
             return "an activity's url is not UTF-8";
-        if (activity->type > 5) return "an activity's type is none of 0 to 5";
+        if (activity->type >= GW__ACTIVITY_TYPES) return "an activity's type is none of 0 to 5";
     }
     return NULL;
 }
@@ -7452,32 +7642,166 @@ static void gw__presence_write(gw__json_writer *writer, const gw_presence *prese
     gw__json_write_close(writer, '}');
 }
 
+/* ---- the bodies of other commands: d, or what is wrong with the caller's request ---- */
+
+/* Discord docs, "Update Voice State": to leave, the key stays and its value is null. */
+static void gw__voice_state_write(gw__json_writer *writer, uint64_t guild_id, uint64_t channel_id,
+                                  int mute, int deaf)
+{
+    gw__json_write_open(writer, '{');
+    gw__json_write_key(writer, "guild_id");
+    gw__json_write_id(writer, guild_id);
+    gw__json_write_key(writer, "channel_id");
+    if (channel_id) gw__json_write_id(writer, channel_id);
+    else gw__json_write_null(writer);
+    gw__json_write_key(writer, "self_mute");
+    gw__json_write_true(writer, mute != 0);
+    gw__json_write_key(writer, "self_deaf");
+    gw__json_write_true(writer, deaf != 0);
+    gw__json_write_close(writer, '}');
+}
+
+/* Discord docs, "Request Channel Info". */
+static void gw__channel_info_write(gw__json_writer *writer, uint64_t guild_id, int status,
+                                   int voice_start_time)
+{
+    gw__json_write_open(writer, '{');
+    gw__json_write_key(writer, "guild_id");
+    gw__json_write_id(writer, guild_id);
+    gw__json_write_key(writer, "fields");
+    gw__json_write_open(writer, '[');
+    if (status) gw__json_write_text(writer, "status", 6);
+    if (voice_start_time) gw__json_write_text(writer, "voice_start_time", 16);
+    gw__json_write_close(writer, ']');
+    gw__json_write_close(writer, '}');
+}
+
+/* Discord docs, "Request Guild Members". */
+#define GW__MEMBERS_FEW 100u            /* by a prefix, or by ids */
+#define GW__NONCE_MAX 32u               /* bytes; Discord ignores a longer one */
+
+static int gw__members_is_whole_list(const gw_members *request)
+{
+    return request->query && !request->query[0] && request->limit == 0;
+}
+
+static const char *gw__members_ids_fault(const gw_members *request)
+{
+    uint32_t i;
+    if (!request->user_ids || request->user_id_count == 0)
+        return "members: neither query nor user_ids; a query of \"\" asks for all";
+    if (request->user_id_count > GW__MEMBERS_FEW) return "members: at most 100 user_ids at once";
+    for (i = 0; i < request->user_id_count; i++)
+        if (request->user_ids[i] == 0) return "members: a user id is 0";
+    return NULL;
+}
+
+/* NULL: it may be sent; else what is wrong with it. */
+static const char *gw__members_fault(const gw_members *request, uint32_t intents)
+{
+    if (!request) return "members: the request is NULL";
+    if (request->query && (request->user_ids || request->user_id_count))
+        return "members: either query or user_ids, not both";
+    if (request->nonce && strlen(request->nonce) > GW__NONCE_MAX)
+        return "members: the nonce is longer than 32 bytes";
+    if (request->nonce && !gw__utf8_is(request->nonce, strlen(request->nonce)))
+        return "members: the nonce is not UTF-8";
+    if (!request->query) return gw__members_ids_fault(request);
+    if (!gw__utf8_is(request->query, strlen(request->query))) return "members: the query is not UTF-8";
+    if (request->query[0] && request->limit > GW__MEMBERS_FEW)
+        return "members: by a prefix at most 100 come; limit is higher";
+    if (gw__members_is_whole_list(request) && !(intents & (uint32_t)GW_INTENT_GUILD_MEMBERS))
+        return "members: the whole list needs GW_INTENT_GUILD_MEMBERS in config.intents";
+    return NULL;
+}
+
+static void gw__members_write(gw__json_writer *writer, const gw_members *request)
+{
+    uint32_t i;
+    gw__json_write_open(writer, '{');
+    gw__json_write_key(writer, "guild_id");
+    gw__json_write_id(writer, request->guild_id);
+    if (request->query) {
+        gw__json_write_property(writer, "query", request->query);
+        gw__json_write_number(writer, "limit",
+                              request->query[0] && !request->limit ? GW__MEMBERS_FEW : request->limit);
+    } else {
+        gw__json_write_key(writer, "user_ids");
+        gw__json_write_open(writer, '[');
+        for (i = 0; i < request->user_id_count; i++) gw__json_write_id(writer, request->user_ids[i]);
+        gw__json_write_close(writer, ']');
+    }
+    if (request->presences) {
+        gw__json_write_key(writer, "presences");
+        gw__json_write_true(writer, 1);
+    }
+    if (request->nonce) gw__json_write_property(writer, "nonce", request->nonce);
+    gw__json_write_close(writer, '}');
+}
+
+/* Is it the payload's own nonce? One that neither has is the same too. */
+static int gw__members_nonce_is(const void *payload, size_t len, const gw_json *nonce)
+{
+    char ours[GW__NONCE_MAX + 1], theirs[GW__NONCE_MAX + 1];
+    gw_json v;
+    size_t ours_len, theirs_len;
+    memset(&v, 0, sizeof v);
+    v.ptr = (const char *)payload;
+    v.len = len;
+    ours_len = gw_text(&v, "d.nonce", ours, sizeof ours);
+    theirs_len = gw_text(nonce, NULL, theirs, sizeof theirs);
+    return ours_len == theirs_len && ours_len <= GW__NONCE_MAX && memcmp(ours, theirs, ours_len) == 0;
+}
+
 /* ==========================================================================
  * >> room: send -- per shard: what waits to be sent, and when it may leave.
- *    Knows:  120 payloads in 60 s as a sliding window, the reserve for heartbeats, the queue, ages.
- *    Not:    what a command means; how it gets onto the wire.
+ *    Knows:  120 payloads in 60 s as a sliding window, the reserve for heartbeats, the queue, ages,
+ *            the limits of single commands: presence, the whole list of a guild's members.
+ *    Not:    what a payload looks like; how it gets onto the wire.
+ *    Source: Discord docs, "Rate Limiting", "Request Guild Members", "Rate Limited".
  * ========================================================================== */
 
 #define GW__SEND_WINDOW_MS 60000u
-#define GW__SEND_TOTAL 120u  /* payloads in a window, heartbeats and handshake included */
+#define GW__SEND_TOTAL 120u             /* payloads in a window, heartbeats and handshake included */
 #define GW__SEND_SHARE_MIN 110u         /* of them the caller's, however fast the heart beats */
 #define GW__SEND_BYTES_MAX 4096u
+#define GW__PRESENCE_WINDOW_MS 20000u
+#define GW__PRESENCE_TOTAL 5u           /* in that window */
+#define GW__WHOLE_LIST_MS 30000u        /* of one guild's members: once in so long */
+#define GW__WHOLE_LISTS_MAX 64u         /* guilds whose last request is remembered */
 
+/* A command from its queueing to its end. Most end when they leave; a request for members keeps its
+ * place until its answer is complete. */
 typedef struct gw__send_item {
+    struct gw__send_item *next;         /* younger */
     gw_ticket ticket;
-    uint32_t len;
+    uint32_t len;                       /* of the payload, which lies behind this struct */
     uint64_t queued_ms;
-    uint8_t *bytes;                     /* the whole payload, as JSON */
+    uint64_t not_before_ms;             /* a limit of its own; 0: none */
+    uint64_t guild_id;                  /* of a request for members; 0: it is none */
+    uint32_t is_whole_list, retry;
+    uint32_t is_asked;                  /* it has left, the answer is awaited */
+    uint32_t chunks;                    /* ... of which so many have come */
+    uint32_t dropped;                   /* enum gw_reason, to be told; then it goes */
 } gw__send_item;
+
+typedef struct gw__whole_list { uint64_t guild_id, free_ms; } gw__whole_list;
 
 typedef struct gw__send {
     gw__mem *mem;
-    gw__send_item *items;               /* a ring of `cap` places */
-    uint32_t first, count, cap;
+    gw__send_item *oldest, *youngest;
+    uint32_t count, cap;
+    uint32_t to_tell;                   /* of them dropped, which the caller has not heard */
     uint32_t max_age_ms;
     uint64_t sent_ms[GW__SEND_TOTAL];   /* a ring: when the last payloads left on this connection */
     uint8_t by_caller[GW__SEND_TOTAL];
     uint32_t sent_first, sent_count, caller_count;
+    char *presence;                     /* of this shard alone, JSON; NULL: the client's */
+    uint32_t presence_waits;            /* the newest one is to be sent */
+    gw_ticket presence_ticket;
+    uint64_t presence_ms[GW__PRESENCE_TOTAL];   /* a ring: when the next may leave, oldest at presence_at */
+    uint32_t presence_at;
+    gw__whole_list *whole_lists;
     uint64_t sends, dropped;
 } gw__send;
 
@@ -7494,6 +7818,8 @@ static void gw__send_begin_connection(gw__send *send)
 {
     send->sent_first = send->sent_count = send->caller_count = 0;
 }
+
+/* ---- 120 payloads in 60 s ---- */
 
 /* The caller's share of a window: all but the heartbeats that fall into it, and one to spare. */
 static uint32_t gw__send_share(uint32_t interval_ms)
@@ -7516,9 +7842,11 @@ static void gw__send_forget_old(gw__send *send, uint64_t now_ms)
 
 static int gw__send_may_leave(gw__send *send, int by_caller, uint32_t interval_ms, uint64_t now_ms)
 {
+    uint32_t share = gw__send_share(interval_ms);
     gw__send_forget_old(send, now_ms);
-    if (send->sent_count == GW__SEND_TOTAL) return 0;
-    return !by_caller || send->caller_count < gw__send_share(interval_ms);
+    if (!by_caller) return send->sent_count < GW__SEND_TOTAL;
+    /* whoever sent what, the beats that are to come must find a place */
+    return send->caller_count < share && send->sent_count <= share;
 }
 
 /* The permit is taken before the payload is written. */
@@ -7533,56 +7861,265 @@ static void gw__send_count(gw__send *send, int by_caller, uint64_t now_ms)
     send->sends++;
 }
 
+/* When the next place of a window that is full comes free. */
+static uint64_t gw__send_place_ms(const gw__send *send)
+{
+    return send->sent_count ? send->sent_ms[send->sent_first] + GW__SEND_WINDOW_MS : 0;
+}
+
 /* When the next place for a caller's payload comes free; now_ms if there is one. */
 static uint64_t gw__send_free_ms(gw__send *send, uint32_t interval_ms, uint64_t now_ms)
 {
-    if (gw__send_may_leave(send, 1, interval_ms, now_ms)) return now_ms;
-    return send->sent_ms[send->sent_first] + GW__SEND_WINDOW_MS;
+    return gw__send_may_leave(send, 1, interval_ms, now_ms) ? now_ms : gw__send_place_ms(send);
 }
 
-static int gw__send_push(gw__send *send, gw_ticket ticket, const void *bytes, uint32_t len,
-                         uint64_t now_ms)
+/* ---- the queue: a list, the oldest first ---- */
+static uint8_t *gw__send_bytes(gw__send_item *item)
 {
-    gw__send_item *item;
-    if (send->count == send->cap) return GW_ERROR_QUEUE_FULL;
-    if (!send->items)
-        send->items = (gw__send_item *)gw__mem_new(send->mem, send->cap * sizeof *send->items);
-    if (!send->items) return GW_ERROR_NO_MEMORY;
-    item = &send->items[(send->first + send->count) % send->cap];
-    item->bytes = (uint8_t *)gw__mem_new(send->mem, len);
-    if (!item->bytes) return GW_ERROR_NO_MEMORY;
-    memcpy(item->bytes, bytes, len);
+    return (uint8_t *)(item + 1);
+}
+
+static void gw__send_append(gw__send *send, gw__send_item *item)
+{
+    if (send->youngest) send->youngest->next = item;
+    else send->oldest = item;
+    send->youngest = item;
+    send->count++;
+}
+
+static gw__send_item *gw__send_new(gw__send *send, gw_ticket ticket, uint32_t len, uint64_t now_ms)
+{
+    gw__send_item *item = (gw__send_item *)gw__mem_new(send->mem, sizeof *item + len);
+    if (!item) return NULL;
     item->len = len;
     item->ticket = ticket;
     item->queued_ms = now_ms;
-    send->count++;
-    return GW_OK;
+    gw__send_append(send, item);
+    return item;
 }
 
-static gw__send_item *gw__send_front(gw__send *send)
+/* A copy of the payload waits from now on. NULL: no place (count == cap), or no memory. */
+static gw__send_item *gw__send_push(gw__send *send, gw_ticket ticket, const void *bytes, uint32_t len,
+                                    uint64_t now_ms)
 {
-    return send->count ? &send->items[send->first] : NULL;
+    gw__send_item *item;
+    if (send->count >= send->cap) return NULL;
+    item = gw__send_new(send, ticket, len, now_ms);
+    if (item) memcpy(gw__send_bytes(item), bytes, len);
+    return item;
 }
 
-static void gw__send_pop(gw__send *send)
+static void gw__send_pop(gw__send *send, gw__send_item *item)
 {
-    gw__send_item *item = &send->items[send->first];
-    gw__mem_wipe(item->bytes, item->len);
-    gw__mem_free(send->mem, item->bytes, item->len);
-    send->first = (send->first + 1) % send->cap;
+    gw__send_item *before = NULL, *at = send->oldest;
+    size_t bytes = sizeof *item + item->len;
+    while (at != item) before = at, at = at->next;
+    if (before) before->next = item->next;
+    else send->oldest = item->next;
+    if (send->youngest == item) send->youngest = before;
     send->count--;
+    send->to_tell -= item->dropped != 0;
+    gw__mem_wipe(item, bytes);
+    gw__mem_free(send->mem, item, bytes);
 }
 
-static int gw__send_is_too_old(const gw__send *send, const gw__send_item *item, uint64_t now_ms)
+/* Takes back what was queued under this ticket: of several shards, one had no room. */
+static void gw__send_revoke(gw__send *send, gw_ticket ticket)
 {
-    return now_ms - item->queued_ms >= send->max_age_ms;
+    gw__send_item *item = send->oldest, *next;
+    for (; item; item = next) {
+        next = item->next;
+        if (item->ticket == ticket) gw__send_pop(send, item);
+    }
+}
+
+/* It will not be sent (or answered) any more; the caller is to be told. */
+static void gw__send_drop_item(gw__send *send, gw__send_item *item, uint32_t reason)
+{
+    if (item->dropped) return;
+    item->dropped = reason;
+    send->to_tell++;
+}
+
+/* A presence that waits makes room for a newer one, or its shard has ended. */
+static void gw__send_drop_presence(gw__send *send, uint32_t reason, uint64_t now_ms)
+{
+    gw__send_item *item = NULL;
+    if (send->presence_waits && send->presence_ticket)
+        item = gw__send_new(send, send->presence_ticket, 0, now_ms);
+    if (item) gw__send_drop_item(send, item, reason);
+    send->presence_waits = 0;
+}
+
+/* The requests whose answer died with the session. */
+static void gw__send_drop_asked(gw__send *send, uint32_t reason)
+{
+    gw__send_item *item;
+    for (item = send->oldest; item; item = item->next)
+        if (item->is_asked) gw__send_drop_item(send, item, reason);
+}
+
+/* The shard has ended. */
+static void gw__send_drop_all(gw__send *send, uint32_t reason, uint64_t now_ms)
+{
+    gw__send_item *item;
+    gw__send_drop_presence(send, reason, now_ms);
+    for (item = send->oldest; item; item = item->next) gw__send_drop_item(send, item, reason);
+}
+
+/* How many have not left. */
+static uint32_t gw__send_waiting(const gw__send *send)
+{
+    const gw__send_item *item;
+    uint32_t count = send->presence_waits;
+    for (item = send->oldest; item; item = item->next) count += !item->is_asked && !item->dropped;
+    return count;
+}
+
+/* One whose end has come and is to be told, with its reason; NULL: none. The list is in the order of
+ * age, so only the oldest can have grown too old. */
+static gw__send_item *gw__send_ended(gw__send *send, uint64_t now_ms)
+{
+    gw__send_item *item = send->oldest;
+    if (!item) return NULL;
+    if (now_ms - item->queued_ms >= send->max_age_ms)
+        gw__send_drop_item(send, item, item->is_asked ? GW_REASON_TIMEOUT : GW_REASON_TOO_OLD);
+    if (!send->to_tell) return NULL;
+    while (!item->dropped) item = item->next;
+    return item;
+}
+
+/* ---- the whole list of a guild's members, once in 30 s ---- */
+static uint32_t gw__send_whole_lists(const gw__send *send)
+{
+    return GW__MIN(send->cap, GW__WHOLE_LISTS_MAX);
+}
+
+/* Memory for them, before the first such request is queued. */
+static int gw__send_remember_whole_lists(gw__send *send)
+{
+    if (!send->whole_lists)
+        send->whole_lists = (gw__whole_list *)gw__mem_new(
+            send->mem, gw__send_whole_lists(send) * sizeof *send->whole_lists);
+    return send->whole_lists != NULL;
+}
+
+/* The guild's own row, or the one that is free first. */
+static gw__whole_list *gw__send_whole_list(gw__send *send, uint64_t guild_id)
+{
+    gw__whole_list *first = send->whole_lists;
+    uint32_t i;
+    for (i = 0; i < gw__send_whole_lists(send); i++) {
+        if (send->whole_lists[i].guild_id == guild_id) return &send->whole_lists[i];
+        if (send->whole_lists[i].free_ms < first->free_ms) first = &send->whole_lists[i];
+    }
+    return first;
+}
+
+static void gw__send_hold_guild(gw__send *send, uint64_t guild_id, uint64_t until_ms)
+{
+    gw__whole_list *row = gw__send_whole_list(send, guild_id);
+    row->guild_id = guild_id;
+    row->free_ms = until_ms;
+}
+
+/* ---- what leaves next ---- */
+static uint64_t gw__send_item_ms(gw__send *send, const gw__send_item *item)
+{
+    if (!item->is_whole_list) return item->not_before_ms;
+    return GW__MAX(item->not_before_ms, gw__send_whole_list(send, item->guild_id)->free_ms);
+}
+
+/* The item that may leave first by its own limits, and when; of equal ones the oldest. NULL: none. */
+static gw__send_item *gw__send_next(gw__send *send, uint64_t now_ms, uint64_t *when_ms)
+{
+    gw__send_item *item, *best = NULL;
+    *when_ms = GW__NEVER;
+    for (item = send->oldest; item && *when_ms > now_ms; item = item->next) {
+        uint64_t item_ms = item->is_asked || item->dropped ? GW__NEVER
+                                                           : gw__send_item_ms(send, item);
+        if (item_ms < *when_ms) best = item, *when_ms = item_ms;
+    }
+    return best;
+}
+
+/* It has been written: a request for members waits for its answer, anything else is done. */
+static void gw__send_left(gw__send *send, gw__send_item *item, uint64_t now_ms)
+{
+    if (item->is_whole_list) gw__send_hold_guild(send, item->guild_id, now_ms + GW__WHOLE_LIST_MS);
+    item->is_asked = item->guild_id != 0;
+    if (!item->is_asked) gw__send_pop(send, item);
+}
+
+/* Discord refused it for now: it waits for its time, or is over. */
+static void gw__send_refused(gw__send *send, gw__send_item *item, uint64_t until_ms)
+{
+    if (item->is_whole_list) gw__send_hold_guild(send, item->guild_id, until_ms);
+    if (!item->retry) {
+        gw__send_pop(send, item);
+        return;
+    }
+    item->is_asked = item->chunks = 0;
+    item->not_before_ms = until_ms;
+}
+
+static int gw__send_awaits_answer(const gw__send *send)
+{
+    const gw__send_item *item = send->oldest;
+    while (item && !item->is_asked) item = item->next;
+    return item != NULL;
+}
+
+static void gw__send_forget_asked(gw__send *send)
+{
+    gw__send_item *item = send->oldest, *next;
+    for (; item; item = next) {
+        next = item->next;
+        if (item->is_asked && !item->dropped) gw__send_pop(send, item);
+    }
+}
+
+/* ---- presence: only the newest counts, and it has no age ---- */
+static uint64_t gw__send_presence_ms(const gw__send *send)
+{
+    return send->presence_waits ? send->presence_ms[send->presence_at] : GW__NEVER;
+}
+
+static void gw__send_presence_left(gw__send *send, uint64_t now_ms)
+{
+    send->presence_ms[send->presence_at] = now_ms + GW__PRESENCE_WINDOW_MS;
+    send->presence_at = (send->presence_at + 1) % GW__PRESENCE_TOTAL;
+    send->presence_waits = 0;
+}
+
+/* Whoever waits for a newer one to take its place is told in a place of the queue. */
+static int gw__send_has_presence_place(const gw__send *send)
+{
+    return !send->presence_waits || !send->presence_ticket || send->count < send->cap;
+}
+
+/* The newest one is to be sent; one that waited is told as dropped. */
+static void gw__send_want_presence(gw__send *send, gw_ticket ticket, uint64_t now_ms)
+{
+    gw__send_drop_presence(send, GW_REASON_NEWER, now_ms);
+    send->presence_waits = 1;
+    send->presence_ticket = ticket;
+}
+
+/* json: 0-terminated memory that becomes ours, or NULL. */
+static void gw__send_keep_presence(gw__send *send, char *json)
+{
+    if (send->presence) gw__mem_free(send->mem, send->presence, strlen(send->presence) + 1);
+    send->presence = json;
 }
 
 static void gw__send_free(gw__send *send)
 {
-    while (send->count) gw__send_pop(send);
-    gw__mem_free(send->mem, send->items, send->cap * sizeof *send->items);
-    send->items = NULL;
+    while (send->oldest) gw__send_pop(send, send->oldest);
+    gw__mem_free(send->mem, send->whole_lists,
+                 gw__send_whole_lists(send) * sizeof *send->whole_lists);
+    send->whole_lists = NULL;
+    gw__send_keep_presence(send, NULL);
 }
 
 /* ==========================================================================
@@ -7597,13 +8134,16 @@ static void gw__send_free(gw__send *send)
 /* at the limit Discord ends all sessions and resets the token */
 #define GW__IDENTIFY_DAY_LIMIT 1000u
 #define GW__CONCURRENCY_MAX 1024u
+#define GW__PERMIT_AGAIN_MS 250u            /* until one asks again while another holds the permit */
 
 typedef struct gw__gate {
     gw__mem *mem;
     uint32_t concurrency;                   /* buckets; a shard's is its id % concurrency */
+    uint32_t wanted_concurrency;            /* ... as soon as no permit is out */
+    uint32_t bucket_cap;
     /* per bucket: when the next may identify; GW__NEVER: one holds the permit */
     uint64_t *free_ms;
-    uint32_t remaining;                     /* Identifies left in this window */
+    uint32_t total, remaining;              /* Identifies of a window, and left in this one */
     uint32_t promised;                      /* permits that are out, not spent yet */
     uint32_t limit_is_known;  /* the server or the config said so; else we count by ourselves */
     uint64_t resets_ms;  /* when the window ends; GW__NEVER: it begins with the next Identify */
@@ -7611,40 +8151,64 @@ typedef struct gw__gate {
     uint64_t last_unix;  /* of the last Identify, s: it travels in the session text */
 } gw__gate;
 
+static uint32_t gw__gate_buckets(uint32_t concurrency)
+{
+    return GW__MAX(1u, GW__MIN(concurrency, GW__CONCURRENCY_MAX));
+}
+
 static int gw__gate_init(gw__gate *gate, gw__mem *mem, uint32_t concurrency)
 {
     memset(gate, 0, sizeof *gate);
     gate->mem = mem;
-    gate->concurrency = GW__MAX(1u, GW__MIN(concurrency, GW__CONCURRENCY_MAX));
-    gate->remaining = GW__IDENTIFY_DAY_LIMIT;
+    gate->concurrency = gate->wanted_concurrency = gate->bucket_cap = gw__gate_buckets(concurrency);
+    gate->total = gate->remaining = GW__IDENTIFY_DAY_LIMIT;
     gate->resets_ms = GW__NEVER;
-    gate->free_ms = (uint64_t *)gw__mem_new(mem, gate->concurrency * sizeof *gate->free_ms);
+    gate->free_ms = (uint64_t *)gw__mem_new(mem, gate->bucket_cap * sizeof *gate->free_ms);
     return gate->free_ms != NULL;
 }
 
 static void gw__gate_free(gw__gate *gate)
 {
-    gw__mem_free(gate->mem, gate->free_ms, gate->concurrency * sizeof *gate->free_ms);
+    gw__mem_free(gate->mem, gate->free_ms, gate->bucket_cap * sizeof *gate->free_ms);
     gate->free_ms = NULL;
 }
 
-/* More buckets, as /gateway/bot says; permits that are out stay where they are. */
-static void gw__gate_widen(gw__gate *gate, uint32_t concurrency)
+/* All buckets wait until then, whichever the last Identify was of. */
+static void gw__gate_delay(gw__gate *gate, uint64_t until_ms)
 {
-    uint32_t n = GW__MIN(concurrency, GW__CONCURRENCY_MAX);
-    void *wider;
-    if (n <= gate->concurrency) return;
-    wider = gw__mem_resize(gate->mem, gate->free_ms, gate->concurrency * sizeof *gate->free_ms,
-                           n * sizeof *gate->free_ms);
-    if (!wider) return;                     /* fewer buckets are only slower */
-    gate->free_ms = (uint64_t *)wider;
-    memset(gate->free_ms + gate->concurrency, 0, (n - gate->concurrency) * sizeof *gate->free_ms);
-    gate->concurrency = n;
+    uint32_t i;
+    for (i = 0; i < gate->concurrency; i++) gate->free_ms[i] = until_ms;
 }
 
-static void gw__gate_limit(gw__gate *gate, uint32_t remaining, uint64_t reset_after_ms,
-                           uint64_t now_ms)
+/* As many buckets as /gateway/bot says. Shards change their buckets by it, so it waits until no permit
+ * is out, and the last Identify then holds all buckets. */
+static void gw__gate_resize(gw__gate *gate, uint32_t concurrency)
 {
+    uint64_t last_ms = 0;
+    uint32_t i;
+    void *grown;
+    gate->wanted_concurrency = concurrency = gw__gate_buckets(concurrency);
+    if (concurrency == gate->concurrency || gate->promised) return;
+    for (i = 0; i < gate->concurrency; i++) last_ms = GW__MAX(last_ms, gate->free_ms[i]);
+    if (concurrency > gate->bucket_cap) {
+        grown = gw__mem_resize(gate->mem, gate->free_ms, gate->bucket_cap * sizeof *gate->free_ms,
+                               concurrency * sizeof *gate->free_ms);
+        if (!grown) {
+            gate->wanted_concurrency = gate->concurrency;       /* fewer are only slower */
+            return;
+        }
+        gate->free_ms = (uint64_t *)grown;
+        gate->bucket_cap = concurrency;
+    }
+    gate->concurrency = concurrency;
+    gw__gate_delay(gate, last_ms);
+}
+
+/* What session_start_limit says. */
+static void gw__gate_limit(gw__gate *gate, uint32_t total, uint32_t remaining,
+                           uint64_t reset_after_ms, uint64_t now_ms)
+{
+    gate->total = total;
     gate->remaining = remaining;
     gate->resets_ms = now_ms + reset_after_ms;
     gate->limit_is_known = 1;
@@ -7653,7 +8217,7 @@ static void gw__gate_limit(gw__gate *gate, uint32_t remaining, uint64_t reset_af
 static void gw__gate_refill(gw__gate *gate, uint64_t now_ms)
 {
     if (now_ms < gate->resets_ms) return;
-    gate->remaining = GW__IDENTIFY_DAY_LIMIT;
+    gate->remaining = gate->total;
     gate->spent = 0;
     gate->resets_ms = GW__NEVER;
 }
@@ -7662,14 +8226,18 @@ static void gw__gate_refill(gw__gate *gate, uint64_t now_ms)
  * for what. */
 static uint64_t gw__gate_take(gw__gate *gate, int32_t shard, uint64_t now_ms, int *held_by_budget)
 {
-    uint32_t bucket = (uint32_t)shard % gate->concurrency;
-    uint64_t free_ms = gate->free_ms[bucket];
+    uint32_t bucket;
+    uint64_t free_ms;
     gw__gate_refill(gate, now_ms);
+    gw__gate_resize(gate, gate->wanted_concurrency);
+    bucket = (uint32_t)shard % gate->concurrency;
+    free_ms = gate->free_ms[bucket];
     *held_by_budget = gate->remaining == 0;
     if (*held_by_budget)
         return gate->resets_ms == GW__NEVER ? GW__IDENTIFY_DAY_MS : gate->resets_ms - now_ms;
-    if (gate->remaining <= gate->promised) return 250;
-    if (free_ms == GW__NEVER) return 250;       /* another shard is on its way to identify */
+    /* another shard is on its way to identify, or the buckets are about to change */
+    if (gate->remaining <= gate->promised || free_ms == GW__NEVER ||
+        gate->wanted_concurrency != gate->concurrency) return GW__PERMIT_AGAIN_MS;
     if (free_ms > now_ms) return free_ms - now_ms;
     gate->free_ms[bucket] = GW__NEVER;
     gate->promised++;
@@ -7688,13 +8256,6 @@ static void gw__gate_return(gw__gate *gate, int32_t shard, uint64_t now_ms)
 {
     gate->free_ms[(uint32_t)shard % gate->concurrency] = now_ms;
     gate->promised--;
-}
-
-/* After a restart: the last Identify may be a moment ago, of whatever bucket. */
-static void gw__gate_delay(gw__gate *gate, uint64_t until_ms)
-{
-    uint32_t i;
-    for (i = 0; i < gate->concurrency; i++) gate->free_ms[i] = until_ms;
 }
 
 static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint64_t unix_time)
@@ -7720,6 +8281,7 @@ static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint6
  * their time when they are entered, LINKING has the link's own, IDENTIFYING and LIVE are guarded
  * by the ACK rule, STOPPED waits for nobody. */
 #define GW__STATES(X) \
+    X(STOPPED,     0,     "") \
     X(WAITING,     0,     "") \
     X(GATED,       0,     "") \
     X(LINKING,     0,     "") \
@@ -7728,8 +8290,7 @@ static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint6
     X(IDENTIFYING, 0,     "") \
     X(RESUMING,    60000, "the server neither resumed the session nor refused") \
     X(LIVE,        0,     "") \
-    X(CLOSING,     4000,  "the server did not answer our close frame") \
-    X(STOPPED,     0,     "")
+    X(CLOSING,     4000,  "the server did not answer our close frame")
 
 typedef enum gw__state {
 #define GW__STATE(name, timeout_ms, text) GW__##name,
@@ -7771,7 +8332,9 @@ typedef struct gw__shared {             /* what all shards of a client share */
     uint32_t has_gateway_url, gateway_url_failures;
     uint32_t knows_limits;  /* the config or /gateway/bot said what an Identify may cost */
     uint32_t info_wanted;               /* a shard wants to identify and must know first */
-    uint32_t max_payload, shard_count;
+    uint32_t max_payload;
+    uint32_t running;                   /* shards that are not STOPPED */
+    uint32_t by_hand;                   /* shards come and go by gw_shard_start() and gw_shard_stop() */
     uint32_t ack_by_hand;
     uint64_t unwanted[2];               /* one bit a dispatch: gw_want() switched it off */
     uint64_t unix_time_floor;
@@ -7790,10 +8353,16 @@ typedef struct gw__shard {
     gw__state state;
     uint64_t deadline_ms;
     uint32_t wait_ms;                   /* of WAITING and GATED */
-    uint32_t held, has_permit, hold_told, stop_how;
+    uint32_t held;                      /* by gw_hold() */
+    uint32_t held_passes;               /* ... but the event that waits has to go */
+    uint32_t has_permit, hold_told;
+    uint32_t stop_how;                  /* enum gw_how, once the caller ends it; else 0 */
+    uint32_t stop_to_tell;              /* SHARD_STOPPED is owed */
+    uint32_t session_was_lost;          /* by the end that is in hand */
     uint32_t server_wait_ms;            /* a refused upgrade asked for it */
     uint32_t wait_is_asked;             /* by the server, so gw_recheck() does not cut it short */
     uint32_t in_hand;                   /* the caller holds an event of this shard */
+    uint32_t beat_is_owed;              /* the window of sends was full: it leaves with the next place */
     uint32_t probe_deadline_is_set;
     uint64_t probe_deadline_ms;         /* gw_recheck() wants an ACK by then */
     gw__link link;
@@ -7805,15 +8374,18 @@ typedef struct gw__shard {
     uint32_t in_d, dropping, oversize, unwanted, broken;
     uint32_t in_message;                /* its end has not come */
     uint64_t heard_ms;                  /* when the last bytes came */
+    uint64_t progress_ms, progress_bytes;       /* ... and the last 16 KiB of the message in hand */
     uint64_t message_bytes;
     gw__session session;
     gw__send send;
     gw__fault fault;                    /* why the connection ends */
     int32_t detail;                     /* ... and which row of GW__ENDINGS */
+    char close_reason[124];             /* what the server's Close said besides its code */
     uint16_t own_close;                 /* the code that our close frame carries; 0: no frame */
     gw_event event;                     /* a dispatch that waits to be taken */
     uint32_t has_event;
     uint32_t heap_at, in_ready;         /* places in the client's heap and ready list */
+    struct gw__shard *next_ready;
     uint64_t next_ms;
     uint64_t events, filtered, skipped, payload_bytes, connects, resumes, identifies, polls_late;
 } gw__shard;
@@ -7922,6 +8494,8 @@ static void gw__shard_enter(gw__shard *shard, gw__state next, uint64_t now_ms, c
 {
     gw__log(&shard->shared->logger, GW_LOG_DEBUG, shard->id, "%s -> %s: %s",
             gw__state_name(shard->state), gw__state_name(next), why);
+    if (shard->state == GW__STOPPED && next != GW__STOPPED) shard->shared->running++;
+    if (shard->state != GW__STOPPED && next == GW__STOPPED) shard->shared->running--;
     shard->state = next;
     shard->deadline_ms = gw__shard_deadline_ms(shard, next, now_ms);
     gw__shard_apply_hold(shard);
@@ -7939,7 +8513,6 @@ static void gw__shard_init(gw__shard *shard, gw__shared *shared, int32_t id, uin
     shard->shared = shared;
     shard->id = id;
     shard->index = index;
-    shard->state = GW__STOPPED;
     shard->deadline_ms = shard->next_ms = GW__NEVER;
     shard->session.next_beat_ms = GW__NEVER;
     gw__link_init(&shard->link, &shared->net);
@@ -7956,12 +8529,60 @@ static void gw__shard_free(gw__shard *shard)
     gw__session_forget(&shard->session);
 }
 
+/* ---- trace: each payload as one line, for the log hook that asks for GW_LOG_TRACE ---- */
+
+/* The line that was written; without memory none is. */
+static void gw__shard_end_trace(gw__shard *shard, gw__buf *line, int written)
+{
+    if (written && gw__buf_append(line, "", 1))
+        gw__log_text(&shard->shared->logger, GW_LOG_TRACE, shard->id, (char *)gw__buf_data(line));
+    if (line->bytes) gw__mem_wipe(line->bytes, line->cap);
+    gw__buf_free(line);
+}
+
+static void gw__shard_trace_sent(gw__shard *shard, const void *bytes, size_t len)
+{
+    gw__buf line;
+    if (!gw__log_wants(&shard->shared->logger, GW_LOG_TRACE)) return;
+    gw__buf_init(&line, &shard->shared->mem, SIZE_MAX / 2);
+    gw__shard_end_trace(shard, &line, gw__buf_append(&line, "> ", 2) &&
+                                      gw__json_redact(&line, (const char *)bytes, len));
+}
+
+/* The envelope is written anew. d is null where it was passed over; bytes tells how large it was. */
+static int gw__shard_write_trace(const gw__shard *shard, const gw__payload *payload, gw__buf *line)
+{
+    gw__json_writer writer;
+    int passed_over = payload->d.ptr == NULL && shard->scan.has_d;
+    gw__json_write_begin(&writer, line);
+    gw__json_write_open(&writer, '{');
+    if (payload->has_op) gw__json_write_number(&writer, "op", payload->op);
+    if (payload->has_seq) gw__json_write_number(&writer, "s", payload->seq);
+    if (shard->scan.has_name) gw__json_write_property(&writer, "t", shard->scan.name);
+    if (passed_over) gw__json_write_number(&writer, "bytes", shard->message_bytes);
+    gw__json_write_key(&writer, "d");
+    if (!payload->d.ptr) gw__json_write_null(&writer);
+    else if (!gw__json_redact(line, payload->d.ptr, payload->d.len)) return 0;
+    gw__json_write_close(&writer, '}');
+    return !writer.failed;
+}
+
+static void gw__shard_trace_received(gw__shard *shard, const gw__payload *payload)
+{
+    gw__buf line;
+    if (!gw__log_wants(&shard->shared->logger, GW_LOG_TRACE)) return;
+    gw__buf_init(&line, &shard->shared->mem, SIZE_MAX / 2);
+    gw__shard_end_trace(shard, &line, gw__buf_append(&line, "< ", 2) &&
+                                      gw__shard_write_trace(shard, payload, &line));
+}
+
 /* ---- sending ---- */
 
 /* One frame into the link's buffer, and as much of it onto the wire as goes now. */
 static int gw__shard_write_frame(gw__shard *shard, uint32_t opcode, const void *bytes, size_t len)
 {
     uint8_t mask[4];
+    if (opcode == GW__WS_TEXT) gw__shard_trace_sent(shard, bytes, len);
     return gw__net_random(&shard->shared->net, mask, sizeof mask) &&
            gw__ws_write(&shard->link.out, opcode, bytes, len, mask) && gw__link_flush(&shard->link);
 }
@@ -7986,42 +8607,82 @@ static int gw__shard_beat(gw__shard *shard, uint64_t now_us)
 {
     gw__buf *scratch = &shard->shared->scratch;
     if (!gw__shard_is_open(shard)) return 0;
+    shard->beat_is_owed = !gw__send_may_leave(&shard->send, 0, 0, now_us / 1000u);
+    if (shard->beat_is_owed) return 0;
     if (!gw__shard_write_scratch(shard, gw__session_write_heartbeat(scratch, &shard->session),
                                  now_us / 1000u)) return 0;
     gw__session_beat_sent(&shard->session, now_us);
     return 1;
 }
 
-static void gw__shard_drop_command(gw__shard *shard, const gw__send_item *item, uint32_t reason)
+/* ---- commands ---- */
+
+/* Why a command was dropped; of a shard that ended, whatever ended it. */
+static const char *gw__drop_text(uint32_t reason)
 {
-    gw_event *event = gw__notice_push(shard->shared, GW_COMMAND_DROPPED, shard->id,
-                                      gw__reason_text(reason), NULL);
-    if (event) {
-        event->ticket = item->ticket;
-        event->reason = reason;
+    switch (reason) {
+    case GW_REASON_NEWER:        return "a newer presence took its place";
+    case GW_REASON_TOO_OLD:      return "it waited longer than config.max_queued_ms";
+    case GW_REASON_SESSION_GONE: return "the session ended before its answer was complete: ask again";
+    case GW_REASON_TIMEOUT:      return "no complete answer came within config.max_queued_ms";
+    case GW_REASON_MEMORY:       return "no memory to send it";
+    default:                     return "its shard ended before it could be sent";
     }
-    shard->send.dropped++;
-    gw__send_pop(&shard->send);
 }
 
-/* What waits in the queue leaves as far as the window allows; too old ones come back as
- * COMMAND_DROPPED. */
-static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
+/* What has come to its end comes back as COMMAND_DROPPED. */
+static void gw__shard_tell_dropped(gw__shard *shard, uint64_t now_ms)
 {
     gw__send_item *item;
-    while ((item = gw__send_front(&shard->send)) != NULL &&
-           gw__notices_have_room(&shard->shared->notices)) {
-        if (gw__send_is_too_old(&shard->send, item, now_ms)) {
-            gw__shard_drop_command(shard, item, GW_REASON_TOO_OLD);
-            continue;
+    gw_event *event;
+    char text[96];
+    while (gw__notices_have_room(&shard->shared->notices) &&
+           (item = gw__send_ended(&shard->send, now_ms)) != NULL) {
+        gw__text_format(text, sizeof text, "command %d: %s", (int)item->ticket,
+                        gw__drop_text(item->dropped));
+        event = gw__notice_push(shard->shared, GW_COMMAND_DROPPED, shard->id, text, NULL);
+        if (event) {
+            event->ticket = item->ticket;
+            event->reason = item->dropped;
         }
-        /* a dead connection must not eat it */
-        if (shard->state != GW__LIVE || gw__buf_len(&shard->link.out)) return;
-        if (!gw__send_may_leave(&shard->send, 1, shard->session.interval_ms, now_ms)) return;
-        gw__send_count(&shard->send, 1, now_ms);
-        gw__shard_write_frame(shard, GW__WS_TEXT, item->bytes, item->len);
-        gw__send_pop(&shard->send);
+        shard->send.dropped++;
+        gw__send_pop(&shard->send, item);
     }
+}
+
+typedef enum gw__wrote { GW__WROTE, GW__WROTE_NOTHING, GW__WROTE_NO_MEMORY } gw__wrote;
+
+/* Onto the wire, counted. WROTE_NOTHING: the connection turns out to be gone, and not a byte has left. */
+static gw__wrote gw__shard_write_command(gw__shard *shard, const void *bytes, size_t len,
+                                         uint64_t now_ms)
+{
+    uint64_t before = shard->link.bytes_out;
+    uint8_t mask[4];
+    gw__send_count(&shard->send, 1, now_ms);
+    if (!gw__net_random(&shard->shared->net, mask, sizeof mask) ||
+        !gw__ws_write(&shard->link.out, GW__WS_TEXT, bytes, len, mask)) return GW__WROTE_NO_MEMORY;
+    gw__shard_trace_sent(shard, bytes, len);
+    if (gw__link_flush(&shard->link) || shard->link.bytes_out != before) return GW__WROTE;
+    return GW__WROTE_NOTHING;
+}
+
+/* The presence that counts: the shard's own, else the client's; NULL: none was ever set. */
+static const char *gw__shard_presence(const gw__shard *shard)
+{
+    return shard->send.presence ? shard->send.presence : shard->shared->identity.presence;
+}
+
+/* Without memory it waits for the next place in its window. */
+static void gw__shard_send_presence(gw__shard *shard, uint64_t now_ms)
+{
+    gw__buf *scratch = &shard->shared->scratch;
+    const char *json = gw__shard_presence(shard);
+    int sent = json && gw__session_write_presence(scratch, json) &&
+               gw__shard_write_command(shard, gw__buf_data(scratch), gw__buf_len(scratch), now_ms) ==
+                   GW__WROTE;
+    gw__buf_clear(scratch);
+    gw__send_presence_left(&shard->send, now_ms);
+    shard->send.presence_waits = json && !sent;
 }
 
 /* ---- the end of a connection ---- */
@@ -8046,11 +8707,14 @@ static void gw__shard_return_permit(gw__shard *shard, uint64_t now_ms)
 }
 
 /* A connect that failed before Hello: the other host is tried next, and the cached URL may be
- * out of date. */
+ * out of date. One that says op 7 in place of Hello works, unless it says nothing else. */
 static void gw__shard_count_failed_connect(gw__shard *shard)
 {
+    int has_spoken = shard->fault.reason == GW_REASON_ASKED ||
+                     shard->fault.reason == GW_REASON_INVALID_SESSION;
     if (shard->state != GW__LINKING && shard->state != GW__UPGRADING && shard->state != GW__HELLO)
         return;
+    if (has_spoken && shard->session.attempts <= GW__ASKED_PATIENCE) return;
     if (gw__session_url(&shard->session, &shard->shared->gateway_url) ==
         &shard->shared->gateway_url)
         shard->shared->gateway_url_failures++;
@@ -8058,57 +8722,111 @@ static void gw__shard_count_failed_connect(gw__shard *shard)
         shard->session.at_cached_url ^= 1u;
 }
 
-static void gw__shard_tell_disconnected(gw__shard *shard, const gw__ending *ending, gw__next next,
-                                        uint32_t wait_ms)
+/* What an end means to the session, for programs: "kept" can be resumed, "none" there was none. */
+static const char *gw__shard_session_word(const gw__shard *shard, gw__next next)
 {
+    if (!shard->session.begun) return shard->session_was_lost ? "lost" : "none";
+    if (!shard->session.id[0]) return "lost";
+    return next == GW__NEXT_RESUME || shard->stop_how == GW_KEEP ? "kept" : "lost";
+}
+
+/* A notice about an end: its sentence, and the same in pieces as d. */
+static gw_event *gw__shard_tell_end(gw__shard *shard, uint32_t type, const gw__ending *ending,
+                                    gw__next next)
+{
+    gw__buf *scratch = &shard->shared->scratch;
+    gw__json_writer writer;
     char text[GW__FAULT_TEXT_MAX + 200];
     gw_event *event;
     gw__text_format(text, sizeof text, "%s%s%s", shard->fault.text, ending->advice[0] ? ": " : "",
                     ending->advice);
-    gw__log(&shard->shared->logger, GW_LOG_INFO, shard->id, "disconnected: %s", text);
-    event = gw__notice_push(shard->shared, GW_DISCONNECTED, shard->id, text, NULL);
-    if (!event) return;
+    gw__json_write_begin(&writer, scratch);
+    gw__json_write_open(&writer, '{');
+    gw__json_write_property(&writer, "session", gw__shard_session_word(shard, next));
+    gw__json_write_property(&writer, "close_reason", shard->close_reason);
+    gw__json_write_property(&writer, "advice", ending->advice);
+    gw__json_write_close(&writer, '}');
+    gw__json_write_bytes(&writer, "", 1);
+    gw__log(&shard->shared->logger, type == GW_FATAL ? GW_LOG_ERROR : GW_LOG_INFO, shard->id, "%s: %s",
+            gw_name_of(type), text);
+    event = gw__notice_push(shard->shared, type, type == GW_FATAL ? (int32_t)GW_ALL : shard->id, text,
+                            writer.failed ? NULL : (const char *)gw__buf_data(scratch));
+    gw__buf_clear(scratch);
+    if (!event) return NULL;
     event->reason = shard->fault.reason;
     event->close_code = shard->fault.code;
     event->session = shard->session.number;
-    if (next == GW__NEXT_RESUME || next == GW__NEXT_IDENTIFY) {
-        event->will = next == GW__NEXT_RESUME ? GW_NEXT_RESUME : GW_NEXT_IDENTIFY;
-        event->in_ms = wait_ms;
-    }
+    return event;
 }
 
-static void gw__shard_tell_fatal(gw__shard *shard, uint32_t type, const gw__ending *ending)
+static void gw__shard_tell_disconnected(gw__shard *shard, const gw__ending *ending, gw__next next,
+                                        uint32_t wait_ms)
 {
-    char text[GW__FAULT_TEXT_MAX + 200];
-    gw_event *event;
-    gw__text_format(text, sizeof text, "%s: %s", shard->fault.text, ending->advice);
-    event = gw__notice_push(shard->shared, type, type == GW_FATAL ? (int32_t)GW_ALL : shard->id,
-                            text, NULL);
-    if (!event) return;
-    event->reason = shard->fault.reason;
-    event->close_code = shard->fault.code;
+    gw_event *event = gw__shard_tell_end(shard, GW_DISCONNECTED, ending, next);
+    if (!event || (next != GW__NEXT_RESUME && next != GW__NEXT_IDENTIFY)) return;
+    event->will = next == GW__NEXT_RESUME ? GW_NEXT_RESUME : GW_NEXT_IDENTIFY;
+    event->in_ms = wait_ms;
 }
 
 static void gw__shard_lose_session(gw__shard *shard, int tell)
 {
-    int had_one = shard->session.id[0] != 0;
+    int had_one = shard->session.begun != 0;
     gw__session_forget(&shard->session);
+    if (had_one) shard->session_was_lost = 1;
+    gw__send_drop_asked(&shard->send, GW_REASON_SESSION_GONE);
     if (had_one && tell)
         gw__notice_push(shard->shared, GW_SESSION_LOST, shard->id,
                         "the session is gone; what was not delivered is lost: refetch your state",
                         NULL);
 }
 
-/* The end that cannot be mended by connecting again: of the client, or of this shard where there
- * are others. */
+/* No connection, no commands, until it is started again. SHARD_STOPPED, if it is to be told, comes
+ * behind the commands that were dropped by it. */
+static void gw__shard_retire(gw__shard *shard, int tell, uint64_t now_ms)
+{
+    gw__shard_return_permit(shard, now_ms);
+    gw__send_drop_all(&shard->send, shard->fault.reason, now_ms);
+    shard->stop_to_tell = tell != 0;
+    gw__shard_enter(shard, GW__STOPPED, now_ms, shard->fault.text);
+}
+
+static void gw__shard_tell_stopped(gw__shard *shard)
+{
+    if (!shard->stop_to_tell || shard->send.to_tell ||
+        !gw__notices_have_room(&shard->shared->notices)) return;
+    shard->stop_to_tell = 0;
+    gw__shard_tell_end(shard, GW_SHARD_STOPPED, gw__ending_of(shard->fault.reason, shard->detail),
+                       GW__NEXT_STOP);
+}
+
+/* The end that cannot be mended by connecting again: of the client, or of this shard where others run,
+ * or can be started. */
 static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, gw__next next,
                                    uint64_t now_ms)
 {
-    if (next == GW__NEXT_STOP && shard->shared->shard_count == 1) next = GW__NEXT_FATAL;
+    gw__shared *shared = shard->shared;
+    if (next == GW__NEXT_STOP && shared->running == 1 && !shared->by_hand) next = GW__NEXT_FATAL;
+    if (next == GW__NEXT_FATAL) {
+        gw__shard_tell_end(shard, GW_FATAL, ending, next);
+        shared->fatal = 1;
+    }
     gw__shard_lose_session(shard, 0);
-    gw__shard_tell_fatal(shard, next == GW__NEXT_FATAL ? GW_FATAL : GW_SHARD_STOPPED, ending);
-    if (next == GW__NEXT_FATAL) shard->shared->fatal = 1;
-    gw__shard_enter(shard, GW__STOPPED, now_ms, ending->advice);
+    gw__shard_retire(shard, next != GW__NEXT_FATAL, now_ms);
+}
+
+/* gw_hold() keeps an event from the caller that has come already. A new connection needs its place, so
+ * the Resume asks for it again; a READY, which is in no replay, or one whose session is lost, is handed
+ * out all the same. */
+static void gw__shard_give_back(gw__shard *shard, gw__next next)
+{
+    if (!shard->held || !shard->has_event) return;
+    if (next != GW__NEXT_RESUME || shard->event.type == GW_READY || shard->event.seq < 2) {
+        shard->held_passes = 1;
+        return;
+    }
+    shard->session.received_seq = shard->event.seq - 1;
+    shard->events--;
+    shard->has_event = 0;
 }
 
 /* Every end of a connection comes through here: shard->fault and shard->detail say why, the
@@ -8123,6 +8841,7 @@ static gw__step gw__shard_end(gw__shard *shard, uint64_t now_ms)
     gw__shard_return_permit(shard, now_ms);
     next = gw__session_after(&shard->session, ending, now_ms, gw__shared_random(shard->shared),
                              &wait_ms);
+    gw__shard_give_back(shard, next);
     wait_ms = GW__MAX(wait_ms, shard->server_wait_ms);
     if (next == GW__NEXT_IDENTIFY)
         wait_ms = GW__MAX(wait_ms, gw__gate_wait_ms(&shard->shared->gate, shard->id, now_ms));
@@ -8130,7 +8849,7 @@ static gw__step gw__shard_end(gw__shard *shard, uint64_t now_ms)
     /* the caller's own stop; GW_KEEP keeps the session for its text */
     if (shard->state == GW__CLOSING) {
         if (shard->stop_how == GW_END) gw__shard_lose_session(shard, 0);
-        gw__shard_enter(shard, GW__STOPPED, now_ms, "stopped by the caller");
+        gw__shard_retire(shard, 0, now_ms);
         return GW__STEP_MORE;
     }
     if (next == GW__NEXT_FATAL || next == GW__NEXT_STOP) {
@@ -8157,6 +8876,55 @@ static gw__step gw__shard_fail_as(gw__shard *shard, const gw__fault *fault, uint
     return gw__shard_end(shard, now_ms);
 }
 
+/* ---- what waits: told, or sent ---- */
+
+/* A dead connection must not eat commands: what was written last has to be on its way. */
+static int gw__shard_may_send(gw__shard *shard, uint64_t now_ms)
+{
+    return shard->state == GW__LIVE && gw__buf_len(&shard->link.out) == 0 &&
+           !shard->link.write_failed &&
+           gw__send_may_leave(&shard->send, 1, shard->session.interval_ms, now_ms);
+}
+
+/* What waits leaves as far as the limits allow, the presence first. */
+static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
+{
+    gw__send_item *item;
+    uint64_t when_ms;
+    gw__shard_tell_dropped(shard, now_ms);
+    gw__shard_tell_stopped(shard);
+    while (gw__shard_may_send(shard, now_ms)) {
+        if (gw__send_presence_ms(&shard->send) <= now_ms) {
+            gw__shard_send_presence(shard, now_ms);
+            continue;
+        }
+        item = gw__send_next(&shard->send, now_ms, &when_ms);
+        if (when_ms > now_ms) return;
+        switch (gw__shard_write_command(shard, gw__send_bytes(item), item->len, now_ms)) {
+        case GW__WROTE: gw__send_left(&shard->send, item, now_ms); break;
+        case GW__WROTE_NOTHING: return;         /* it waits for the next connection */
+        case GW__WROTE_NO_MEMORY:
+            gw__send_drop_item(&shard->send, item, GW_REASON_MEMORY);
+            break;
+        }
+    }
+}
+
+/* When the pump has something to do even if no socket stirs. */
+static uint64_t gw__shard_pump_ms(gw__shard *shard, uint64_t now_ms)
+{
+    gw__send *send = &shard->send;
+    uint64_t next_ms = send->to_tell || shard->stop_to_tell ? now_ms : GW__NEVER, leave_ms, free_ms;
+    if (send->oldest) next_ms = GW__MIN(next_ms, send->oldest->queued_ms + send->max_age_ms);
+    if (shard->state != GW__LIVE || gw__buf_len(&shard->link.out) || shard->link.write_failed)
+        return next_ms;
+    gw__send_next(send, now_ms, &leave_ms);
+    leave_ms = GW__MIN(leave_ms, gw__send_presence_ms(send));
+    if (leave_ms == GW__NEVER) return next_ms;
+    free_ms = gw__send_free_ms(send, shard->session.interval_ms, now_ms);
+    return GW__MIN(next_ms, GW__MAX(leave_ms, free_ms));
+}
+
 /* ---- the beginning of a connection ---- */
 static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
 {
@@ -8166,10 +8934,13 @@ static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
     size_t len;
     memset(&shard->fault, 0, sizeof shard->fault);
     shard->detail = 0;
+    shard->close_reason[0] = 0;
+    shard->session_was_lost = 0;
     /* 1000 and 1001 would end the session. Discord docs, "Initiating a Disconnect" */
     shard->own_close = 4000;
     shard->hold_told = 0;
     shard->server_wait_ms = 0;
+    shard->beat_is_owed = 0;
     gw__session_begin_connection(&shard->session);
     gw__send_begin_connection(&shard->send);
     gw__link_open(&shard->link, url, (uint64_t)++shard->shared->connections << 32 | shard->index,
@@ -8190,8 +8961,7 @@ static void gw__shard_never(gw__shard *shard, uint64_t now_ms)
 {
     memset(&shard->fault, 0, sizeof shard->fault);
     gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "config.identify_gate said never");
-    gw__shard_tell_fatal(shard, GW_SHARD_STOPPED, gw__ending_of(GW_REASON_BY_CALLER, 0));
-    gw__shard_enter(shard, GW__STOPPED, now_ms, shard->fault.text);
+    gw__shard_retire(shard, 1, now_ms);
 }
 
 /* Once a wait, and not for the few seconds between two Identifies. */
@@ -8327,12 +9097,19 @@ static int gw__shard_wants(const gw__shard *shard, uint32_t type)
     return (shard->shared->unwanted[type >> 6] >> (type & 63u) & 1u) == 0;
 }
 
+/* Read by the library itself, even where the caller does not want it. */
+static int gw__shard_needs(const gw__shard *shard, uint32_t type)
+{
+    return (type == GW_RATE_LIMITED || type == GW_GUILD_MEMBERS_CHUNK) &&
+           gw__send_awaits_answer(&shard->send);
+}
+
 static void gw__shard_begin_message(gw__shard *shard)
 {
     gw__json_scan_begin(&shard->scan);
     gw__buf_clear(&shard->payload);
     shard->in_d = shard->dropping = shard->oversize = shard->unwanted = shard->broken = 0;
-    shard->message_bytes = 0;
+    shard->message_bytes = shard->progress_bytes = shard->progress_ms = 0;
 }
 
 /* The rest of the payload is of no use: where all is known that counts, not even its brackets
@@ -8347,12 +9124,12 @@ static void gw__shard_drop_rest(gw__shard *shard)
 
 static void gw__shard_on_d_begin(gw__shard *shard)
 {
+    uint32_t type;
     shard->in_d = 1;
     gw__buf_clear(&shard->payload);         /* of two keys "d" the last one counts */
     if (!shard->scan.has_name || !shard->scan.has_op || shard->scan.op != GW__OP_DISPATCH) return;
-    if (gw__shard_wants(
-            shard, gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len)))
-        return;
+    type = gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len);
+    if (gw__shard_wants(shard, type) || gw__shard_needs(shard, type)) return;
     shard->unwanted = 1;
     gw__shard_drop_rest(shard);
 }
@@ -8438,37 +9215,105 @@ static void gw__shard_tell_skipped(gw__shard *shard, const gw__payload *payload)
     event->bytes = shard->message_bytes;
 }
 
+/* ---- answers to requests for members ---- */
+
+/* The request that this answers: of its guild, with its nonce; of several the oldest. */
+static gw__send_item *gw__shard_asked(gw__shard *shard, uint64_t guild_id, const gw_json *nonce)
+{
+    gw__send_item *item;
+    for (item = shard->send.oldest; item; item = item->next)
+        if (item->is_asked && !item->dropped && item->guild_id == guild_id &&
+            gw__members_nonce_is(gw__send_bytes(item), item->len, nonce)) return item;
+    return NULL;
+}
+
+/* Discord docs, "Guild Members Chunk". */
+static void gw__shard_on_chunk(gw__shard *shard, const gw_json *d)
+{
+    static const char *const paths[] = { "guild_id", "nonce", "chunk_count" };
+    gw_json found[GW__COUNT(paths)];
+    gw__send_item *item;
+    gw_pick(d, paths, GW__COUNT(paths), found);
+    item = gw__shard_asked(shard, gw_u64(&found[0], NULL), &found[1]);
+    if (item && ++item->chunks >= gw_u64(&found[2], NULL)) gw__send_pop(&shard->send, item);
+}
+
+/* The request's ticket; 0: it is none of ours. It waits for its time, or is over. */
+static gw_ticket gw__shard_on_rate_limited(gw__shard *shard, const gw_json *d, uint64_t now_ms,
+                                           uint32_t *in_ms)
+{
+    gw_rate_limited limited;
+    gw__send_item *item;
+    gw_ticket ticket;
+    gw_read_rate_limited(d, &limited);
+    *in_ms = limited.retry_after_ms;
+    if (limited.opcode != GW__OP_MEMBERS) return 0;
+    item = gw__shard_asked(shard, limited.guild_id, &limited.nonce);
+    if (!item) return 0;
+    ticket = item->ticket;
+    gw__send_refused(&shard->send, item, now_ms + limited.retry_after_ms);
+    return ticket;
+}
+
 static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
 {
+    gw_ticket ticket = 0;
+    uint32_t in_ms = 0;
     if (shard->state == GW__RESUMING)
         shard->deadline_ms = gw__shard_deadline_ms(shard, GW__RESUMING, now_ms);
     if (shard->oversize) {
+        /* whose answer it was stands in what was passed over; SKIPPED tells of it */
+        if (payload->type == GW_GUILD_MEMBERS_CHUNK) gw__send_forget_asked(&shard->send);
         gw__shard_tell_skipped(shard, payload);
         gw__shard_take_seq(shard, payload);
         return GW__STEP_MORE;
     }
+    if (gw__shard_needs(shard, payload->type) && payload->type == GW_GUILD_MEMBERS_CHUNK)
+        gw__shard_on_chunk(shard, &payload->d);
+    if (payload->type == GW_RATE_LIMITED)
+        ticket = gw__shard_on_rate_limited(shard, &payload->d, now_ms, &in_ms);
     if (shard->unwanted || !gw__shard_wants(shard, payload->type)) {
         shard->filtered++;
         gw__shard_take_seq(shard, payload);
         return GW__STEP_MORE;
     }
     gw__shard_deliver(shard, payload, now_ms);
+    shard->event.ticket = ticket;
+    shard->event.in_ms = in_ms;
     return GW__STEP_EVENT;
+}
+
+/* Into the scratch buffer, with the newest presence; where both are too large for one payload, that
+ * follows as op 3. */
+static int gw__shard_write_identify(gw__shard *shard)
+{
+    gw__shared *shared = shard->shared;
+    gw__send *send = &shard->send;
+    const char *presence = gw__shard_presence(shard);
+    if (gw__session_write_identify(&shared->scratch, &shared->identity, shard->id, presence) &&
+        gw__buf_len(&shared->scratch) <= GW__SEND_BYTES_MAX) {
+        send->presence_waits = 0;
+        return 1;
+    }
+    gw__buf_clear(&shared->scratch);
+    if (!send->presence_waits) send->presence_ticket = 0;
+    send->presence_waits = presence != NULL;
+    return gw__session_write_identify(&shared->scratch, &shared->identity, shard->id, NULL);
 }
 
 static gw__step gw__shard_identify(gw__shard *shard, uint64_t now_ms)
 {
     gw__shared *shared = shard->shared;
-    int written;
     if (!shard->has_permit)
         return gw__shard_fail(shard, GW_REASON_BUDGET, "an Identify has no permit", now_ms);
-    written = gw__session_write_identify(&shared->scratch, &shared->identity, shard->id);
-    if (!gw__shard_write_scratch(shard, written, now_ms))
-        return gw__shard_fail(shard, GW_REASON_MEMORY, "no memory to write Identify", now_ms);
+    if (!gw__shard_write_scratch(shard, gw__shard_write_identify(shard), now_ms))
+        return gw__shard_fail(shard, GW_REASON_MEMORY,
+                              "Identify could not be written: no memory, no random bytes, or 120 "
+                              "heartbeats that the server asked for", now_ms);
     shard->has_permit = 0;
     gw__gate_spend(&shared->gate, shard->id, now_ms, gw__shared_clock(shared).unix_time);
     shard->identifies++;
-    shard->session.identified = 1;
+    shard->session.has_shaken = shard->session.identified = 1;
     gw__notice_push(shared, GW_IDENTIFYING, shard->id,
                     "an Identify was sent: a new session begins", NULL);
     gw__shard_enter(shard, GW__IDENTIFYING, now_ms, "Hello came, there is no session to resume");
@@ -8481,9 +9326,11 @@ static gw__step gw__shard_resume(gw__shard *shard, uint64_t now_ms)
     int written = gw__session_write_resume(&shared->scratch, &shard->session,
                                            shared->identity.token);
     if (!gw__shard_write_scratch(shard, written, now_ms))
-        return gw__shard_fail(shard, GW_REASON_MEMORY, "no memory to write Resume", now_ms);
+        return gw__shard_fail(shard, GW_REASON_MEMORY,
+                              "Resume could not be written: no memory, no random bytes, or 120 "
+                              "heartbeats that the server asked for", now_ms);
     shard->session.resumes_unanswered++;
-    shard->session.replaying = 1;
+    shard->session.has_shaken = shard->session.replaying = 1;
     shard->resumes++;
     gw__shard_enter(shard, GW__RESUMING, now_ms, "Hello came, the session lives");
     return GW__STEP_MORE;
@@ -8492,15 +9339,20 @@ static gw__step gw__shard_resume(gw__shard *shard, uint64_t now_ms)
 static gw__step gw__shard_on_ready(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
 {
     gw__fault refused;
-    uint64_t id;
+    gw_ready ready;
     memset(&refused, 0, sizeof refused);
-    gw__session_take_ready(&shard->session, &payload->d, &shard->shared->gateway_url,
+    gw_read_ready(&payload->d, &ready);
+    gw__session_take_ready(&shard->session, &ready, &shard->shared->gateway_url,
                            shard->shared->identity.token, &refused);
     if (refused.reason)
         gw__log(&shard->shared->logger, GW_LOG_WARN, shard->id, "%s; resuming at the cached URL",
                 refused.text);
-    if ((id = gw_u64(&payload->d, "user.id")) != 0) shard->shared->user_id = id;
-    if ((id = gw_u64(&payload->d, "application.id")) != 0) shard->shared->application_id = id;
+    if (ready.user_id) shard->shared->user_id = ready.user_id;
+    if (ready.application_id) shard->shared->application_id = ready.application_id;
+    if (!shard->session.id[0])
+        gw__log(&shard->shared->logger, GW_LOG_WARN, shard->id,
+                "READY brought no usable session_id: this session cannot be resumed");
+    shard->session.begun = 1;
     shard->session.number++;
     shard->session.has_taken = 0;
     shard->session.ready_ms = shard->session.live_ms = now_ms;
@@ -8533,6 +9385,7 @@ static gw__step gw__shard_on_message(gw__shard *shard, uint64_t now_us)
         payload.d.len = gw__buf_len(&shard->payload);
     }
     shard->payload_bytes += shard->message_bytes;
+    gw__shard_trace_received(shard, &payload);
     switch (gw__session_on_payload(&shard->session, &payload, now_us,
                                    gw__shared_random(shard->shared), &shard->fault,
                                    &shard->detail)) {
@@ -8559,14 +9412,22 @@ static gw__step gw__shard_end_message(gw__shard *shard, uint64_t now_us)
     return gw__shard_on_message(shard, now_us);
 }
 
+/* gw_hold() holds it back. */
+static int gw__shard_may_hand_out(const gw__shard *shard)
+{
+    return !shard->held || shard->held_passes;
+}
+
 /* ---- reading ---- */
+
+#define GW__PROGRESS_BYTES 16384u
 
 /* The peer's Close: answered with its own code, except 1000 and 1001, which would end the
  * session. */
 static gw__step gw__shard_on_close(gw__shard *shard, const gw__ws_piece *piece, uint64_t now_ms)
 {
-    char reason[124];
-    gw__text_printable(reason, sizeof reason, piece->bytes, piece->len);
+    char *reason = shard->close_reason;
+    gw__text_printable(reason, sizeof shard->close_reason, piece->bytes, piece->len);
     shard->own_close = piece->close_code <= 1001 ? 4000 : piece->close_code;
     shard->detail = piece->close_code;
     if (piece->close_code)
@@ -8588,12 +9449,24 @@ static gw__step gw__shard_on_control(gw__shard *shard, const gw__ws_piece *piece
     return GW__STEP_MORE;
 }
 
+/* A large message over a slow line: as long as it comes in, the answer to our Resume, or an ACK, can
+ * stand behind it. */
+static void gw__shard_note_progress(gw__shard *shard)
+{
+    if (shard->message_bytes - shard->progress_bytes < GW__PROGRESS_BYTES) return;
+    shard->progress_bytes = shard->message_bytes;
+    shard->progress_ms = shard->heard_ms;
+    if (shard->state == GW__RESUMING)
+        shard->deadline_ms = gw__shard_deadline_ms(shard, GW__RESUMING, shard->heard_ms);
+}
+
 static void gw__shard_on_piece(gw__shard *shard, const gw__ws_piece *piece)
 {
     if (piece->begins_message) gw__shard_begin_message(shard);
     shard->in_message = !piece->ends_message;
     if (piece->opcode == GW__WS_TEXT) {
         gw__shard_on_bytes(shard, piece->bytes, piece->len);
+        gw__shard_note_progress(shard);
         return;
     }
     gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0,
@@ -8647,7 +9520,8 @@ static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
         return gw__shard_on_control(shard, &piece, now_ms);
     case GW__WS_BROKEN:
         shard->own_close = shard->ws.close_code;
-        return gw__shard_fail(shard, GW_REASON_PROTOCOL, shard->ws.fault.text, now_ms);
+        gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0, "WebSocket: %s", shard->ws.why);
+        return gw__shard_end(shard, now_ms);
     }
     return GW__STEP_MORE;
 }
@@ -8677,15 +9551,20 @@ static int gw__shard_is_drained(gw__shard *shard)
     return !shard->link.held && !shard->has_event && !gw__link_has_work(&shard->link);
 }
 
-/* ... and no ACK can be behind a message that is still coming in over a slow line; for an interval,
- * or a trickle would keep a dead session for ever. */
+/* Until when the rest of the message in hand is waited for, as an ACK may be behind it: while it comes
+ * in without a long pause. Once we suspect, for an interval after the last 16 KiB of it, or a trickle
+ * would keep a dead session for ever. */
+static uint64_t gw__shard_rest_ms(const gw__shard *shard)
+{
+    uint64_t suspect_ms = shard->session.suspect_ms, until_ms = shard->heard_ms + GW__MESSAGE_PAUSE_MS;
+    if (!shard->in_message) return 0;
+    if (!suspect_ms) return until_ms;
+    return GW__MIN(until_ms, GW__MAX(suspect_ms, shard->progress_ms) + shard->session.interval_ms);
+}
+
 static int gw__shard_is_silent(gw__shard *shard, uint64_t now_ms)
 {
-    const gw__session *session = &shard->session;
-    int waits_for_rest =
-        shard->in_message && now_ms - shard->heard_ms < GW__MESSAGE_PAUSE_MS &&
-        (!session->suspect_ms || now_ms - session->suspect_ms < session->interval_ms);
-    return !waits_for_rest && gw__shard_is_drained(shard);
+    return now_ms >= gw__shard_rest_ms(shard) && gw__shard_is_drained(shard);
 }
 
 /* The regular heartbeat. 0: the connection ended instead. */
@@ -8755,6 +9634,7 @@ static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
     if (now_ms >= shard->session.next_beat_ms && gw__shard_is_open(shard) &&
         !gw__shard_on_beat(shard, now_us))
         return;
+    if (shard->beat_is_owed) gw__shard_beat(shard, now_us);
     if (gw__shard_is_open(shard)) {
         int silent = gw__shard_is_silent(shard, now_ms);
         if (gw__session_on_suspicion(&shard->session, silent, &shard->fault) == GW__ACT_END) {
@@ -8779,31 +9659,37 @@ static void gw__shard_on_time(gw__shard *shard, uint64_t now_us)
 /* When a connection that is suspected or probed can be judged; GW__NEVER: neither. */
 static uint64_t gw__shard_verdict_ms(const gw__shard *shard, uint64_t now_ms)
 {
-    uint64_t suspect_ms = shard->session.suspect_ms, verdict_ms = GW__NEVER, silent_ms = now_ms;
-    if (shard->in_message) silent_ms = shard->heard_ms + GW__MESSAGE_PAUSE_MS;
-    if (suspect_ms) silent_ms = GW__MIN(silent_ms, suspect_ms + shard->session.interval_ms);
+    uint64_t silent_ms = GW__MAX(now_ms, gw__shard_rest_ms(shard)), verdict_ms = GW__NEVER;
     if (shard->probe_deadline_is_set) verdict_ms = GW__MAX(shard->probe_deadline_ms, silent_ms);
-    return suspect_ms ? GW__MIN(verdict_ms, silent_ms) : verdict_ms;
+    return shard->session.suspect_ms ? GW__MIN(verdict_ms, silent_ms) : verdict_ms;
 }
 
 /* When gw__shard_on_time() or a step has something to do even if no socket stirs. */
 static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
 {
     uint64_t next_ms = shard->deadline_ms;
-    const gw__send_item *item = gw__send_front(&shard->send);
     if (shard->state == GW__LINKING) next_ms = gw__link_next_ms(&shard->link);
     if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, gw__shard_verdict_ms(shard, now_ms));
     if (shard->link.held) next_ms = GW__NEVER;          /* nobody is judged whom we do not read */
     if (gw__shard_is_open(shard)) next_ms = GW__MIN(next_ms, shard->session.next_beat_ms);
-    if (!item) return next_ms;
-    next_ms = GW__MIN(next_ms, item->queued_ms + shard->send.max_age_ms);
-    if (shard->state == GW__LIVE && gw__buf_len(&shard->link.out) == 0)
-        next_ms =
-            GW__MIN(next_ms, gw__send_free_ms(&shard->send, shard->session.interval_ms, now_ms));
-    return next_ms;
+    if (gw__shard_is_open(shard) && shard->beat_is_owed)
+        next_ms = GW__MIN(next_ms, gw__send_place_ms(&shard->send));
+    return GW__MIN(next_ms, gw__shard_pump_ms(shard, now_ms));
 }
 
 /* ---- by the caller ---- */
+
+static int gw__shard_is_running(const gw__shard *shard)
+{
+    return shard->state != GW__STOPPED && shard->state != GW__CLOSING;
+}
+
+/* 1: stopped, and the caller has heard all of it. */
+static int gw__shard_is_done(const gw__shard *shard)
+{
+    return shard->state == GW__STOPPED && !shard->has_event && !shard->send.to_tell &&
+           !shard->stop_to_tell;
+}
 
 /* Our Close onto the wire: 1000 gives the session up, 4000 keeps it. */
 static void gw__shard_write_stop(gw__shard *shard)
@@ -8815,23 +9701,43 @@ static void gw__shard_write_stop(gw__shard *shard)
     shard->own_close = 0;
 }
 
+static void gw__shard_begin_stop(gw__shard *shard, uint32_t how)
+{
+    shard->stop_how = how;
+    memset(&shard->fault, 0, sizeof shard->fault);
+    gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "%s",
+                  how == GW_END ? "stopped, session ended" : "stopped, session kept");
+    shard->detail = 0;
+}
+
 /* Ends it in order. A connection that stands waits for the peer's Close, one on its way is dropped;
  * both then come to their end in gw__shard_read_closing(). */
 static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
 {
     int connects = shard->state == GW__LINKING || shard->state == GW__UPGRADING;
     if (shard->state == GW__CLOSING || shard->state == GW__STOPPED) return;
-    shard->stop_how = how;
-    memset(&shard->fault, 0, sizeof shard->fault);
-    gw__fault_set(&shard->fault, GW_REASON_BY_CALLER, 0, "%s",
-                  how == GW_END ? "stopped, session ended" : "stopped, session kept");
-    shard->detail = 0;
-    gw__shard_return_permit(shard, now_ms);
+    gw__shard_begin_stop(shard, how);
     if (gw__shard_is_open(shard)) gw__shard_write_stop(shard);
     if (connects) gw__link_drop(&shard->link);
-    else if (!gw__shard_is_open(shard) && how == GW_END) gw__shard_lose_session(shard, 0);
-    gw__shard_enter(shard, connects || gw__shard_is_open(shard) ? GW__CLOSING : GW__STOPPED, now_ms,
-                    "stopped by the caller");
+    if (connects || gw__shard_is_open(shard)) {
+        gw__shard_return_permit(shard, now_ms);
+        gw__send_drop_all(&shard->send, GW_REASON_BY_CALLER, now_ms);
+        gw__shard_enter(shard, GW__CLOSING, now_ms, "stopped by the caller");
+        return;
+    }
+    if (how == GW_END) gw__shard_lose_session(shard, 0);
+    gw__shard_retire(shard, 0, now_ms);
+}
+
+/* Ends it at once: when this returns, nothing of the shard is sent any more. */
+static void gw__shard_cut(gw__shard *shard, uint32_t how, uint64_t now_ms)
+{
+    gw__shard_begin_stop(shard, how);
+    shard->own_close = how == GW_END ? 1000 : 4000;
+    gw__shard_goodbye(shard);
+    shard->has_event = 0;               /* what was not handed out was not taken */
+    if (how == GW_END) gw__shard_lose_session(shard, 0);
+    gw__shard_retire(shard, 1, now_ms);
 }
 
 /* ==========================================================================
@@ -8901,7 +9807,7 @@ static int gw__discover_read(const char *body, size_t len, gw__gateway_info *inf
     }
     info->shards = gw__discover_number(&v, "shards", 1, 1000000, 1);
     info->total =
-        gw__discover_number(&v, "session_start_limit.total", 0, 1000000, GW__IDENTIFY_DAY_LIMIT);
+        gw__discover_number(&v, "session_start_limit.total", 1, 1000000, GW__IDENTIFY_DAY_LIMIT);
     info->remaining = gw__discover_number(&v, "session_start_limit.remaining", 0, 1000000,
                                           GW__IDENTIFY_DAY_LIMIT);
     info->reset_after_ms = gw__discover_number(&v, "session_start_limit.reset_after", 0,
@@ -9076,14 +9982,18 @@ static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t n
 #define GW__SLEPT_MS 10000u                 /* a shorter suspend is bridged by TCP */
 #define GW__KEEP_BYTES 16384u               /* of a payload buffer, after a large payload */
 #define GW__REDISCOVER_AFTER 3u             /* failed connects to the cached URL in a row */
+#define GW__SHARDS_MAX 16384u               /* that /gateway/bot can make us run */
+
+enum { GW__TEXT_TOKEN, GW__TEXT_CA_FILE, GW__TEXT_CA_PEM, GW__TEXT_PRESENCE, GW__TEXT_COUNT };
 
 struct gw_client {
     gw__shared shared;                      /* first: what the shards see of us */
-    gw__shard *shards;
-    uint32_t shard_count;
-    uint32_t *heap;                         /* of shard indexes, the next time on top */
-    uint32_t *ready;                        /* a ring of shard indexes that have something to do */
-    uint32_t ready_first, ready_count;
+    gw__shard **shards;                     /* by index; behind them, in the same memory, the heap */
+    gw__shard **heap;                       /* the shard whose time comes first on top */
+    uint32_t shard_count, shard_cap;
+    uint32_t shards_as_advised;             /* GW_ALL: /gateway/bot says how many, once */
+    uint32_t max_queued, max_queued_ms;     /* of each shard */
+    gw__shard *ready_first, *ready_last;    /* those that have something to do, served in turn */
     void *watches;                          /* lent to a poller that keeps its own list */
     size_t watches_bytes;
     gw__discover discover;
@@ -9107,8 +10017,8 @@ struct gw_client {
     uint32_t stopping;                      /* enum gw_how */
     uint32_t closed_said, closed;
     gw_ticket last_ticket;
-    char *texts[4];                         /* copies: token, ca_file, ca_pem, presence */
-    size_t texts_bytes[4];
+    char *texts[GW__TEXT_COUNT];            /* copies of what the config pointed to */
+    size_t texts_bytes[GW__TEXT_COUNT];
     char why[GW__FAULT_TEXT_MAX];
 };
 
@@ -9138,33 +10048,37 @@ static void gw__client_push_ready(gw_client *gw, gw__shard *shard)
 {
     if (shard->in_ready) return;
     shard->in_ready = 1;
-    gw->ready[(gw->ready_first + gw->ready_count++) % gw->shard_count] = shard->index;
+    shard->next_ready = NULL;
+    if (gw->ready_first) gw->ready_last->next_ready = shard;
+    else gw->ready_first = shard;
+    gw->ready_last = shard;
 }
 
 static gw__shard *gw__client_pop_ready(gw_client *gw)
 {
-    gw__shard *shard;
-    if (gw->ready_count == 0) return NULL;
-    shard = &gw->shards[gw->ready[gw->ready_first]];
-    gw->ready_first = (gw->ready_first + 1) % gw->shard_count;
-    gw->ready_count--;
+    gw__shard *shard = gw->ready_first;
+    if (!shard) return NULL;
+    gw->ready_first = shard->next_ready;
     shard->in_ready = 0;
     return shard;
 }
 
 /* ---- the heap of times: a thousand idle shards cost one look at its top ---- */
+
+/* Of equal times the lower id comes first: that is the order in which shards identify. */
 static int gw__heap_less(const gw_client *gw, uint32_t a, uint32_t b)
 {
-    return gw->shards[gw->heap[a]].next_ms < gw->shards[gw->heap[b]].next_ms;
+    const gw__shard *one = gw->heap[a], *two = gw->heap[b];
+    return one->next_ms != two->next_ms ? one->next_ms < two->next_ms : one->id < two->id;
 }
 
 static void gw__heap_swap(gw_client *gw, uint32_t a, uint32_t b)
 {
-    uint32_t index = gw->heap[a];
+    gw__shard *shard = gw->heap[a];
     gw->heap[a] = gw->heap[b];
-    gw->heap[b] = index;
-    gw->shards[gw->heap[a]].heap_at = a;
-    gw->shards[gw->heap[b]].heap_at = b;
+    gw->heap[b] = shard;
+    gw->heap[a]->heap_at = a;
+    gw->heap[b]->heap_at = b;
 }
 
 static void gw__heap_settle(gw_client *gw, uint32_t at)
@@ -9181,6 +10095,73 @@ static void gw__heap_settle(gw_client *gw, uint32_t at)
     }
 }
 
+/* ---- the list of shards: grows where shards are started by hand, and never shrinks ---- */
+
+/* Places in the lists, and watches for a poller that keeps its own. */
+static int gw__client_reserve(gw_client *gw, uint32_t count)
+{
+    gw__mem *mem = &gw->shared.mem;
+    size_t watches_bytes = (count + 2u) * GW__WATCH_BYTES;      /* ... discover, and the wake */
+    gw__shard **lists;
+    void *watches;
+    if (count <= gw->shard_cap) return 1;
+    lists = (gw__shard **)gw__mem_new(mem, 2 * count * sizeof *lists);
+    watches = watches_bytes ? gw__mem_new(mem, watches_bytes) : NULL;
+    if (!lists || (watches_bytes && !watches)) {
+        gw__mem_free(mem, lists, 2 * count * sizeof *lists);
+        gw__mem_free(mem, watches, watches_bytes);
+        return 0;
+    }
+    if (gw->shard_count) {
+        memcpy(lists, gw->shards, gw->shard_count * sizeof *lists);
+        memcpy(lists + count, gw->heap, gw->shard_count * sizeof *lists);
+    }
+    gw__sys_poller_lend(&gw->shared.poller, watches, count + 2u);
+    gw__mem_free(mem, gw->watches, gw->watches_bytes);
+    gw__mem_free(mem, gw->shards, 2 * gw->shard_cap * sizeof *lists);
+    gw->shards = lists;
+    gw->heap = lists + count;
+    gw->shard_cap = count;
+    gw->watches = watches;
+    gw->watches_bytes = watches_bytes;
+    return 1;
+}
+
+/* A shard that does not run yet; NULL: no memory. */
+static gw__shard *gw__client_add_shard(gw_client *gw, int32_t id)
+{
+    gw__shard *shard;
+    uint32_t grown = gw->shared.mem.block ? gw->shard_count + 1 : gw->shard_cap + gw->shard_cap / 2 + 4;
+    if (gw->shard_count == gw->shard_cap && !gw__client_reserve(gw, grown)) return NULL;
+    shard = (gw__shard *)gw__mem_new(&gw->shared.mem, sizeof *shard);
+    if (!shard) return NULL;
+    gw__shard_init(shard, &gw->shared, id, gw->shard_count, gw->max_queued, gw->max_queued_ms);
+    shard->heap_at = gw->shard_count;
+    gw->shards[gw->shard_count] = gw->heap[gw->shard_count] = shard;
+    gw__heap_settle(gw, gw->shard_count++);
+    return shard;
+}
+
+static int gw__client_add_shards(gw_client *gw, int32_t first, uint32_t count)
+{
+    uint32_t i;
+    if (!gw__client_reserve(gw, gw->shard_count + count)) return 0;
+    for (i = 0; i < count; i++) if (!gw__client_add_shard(gw, first + (int32_t)i)) return 0;
+    return 1;
+}
+
+/* They stand in the order of their ids, unless they were started by hand. */
+static gw__shard *gw__client_shard(gw_client *gw, int32_t id)
+{
+    int64_t at = gw->shard_count ? (int64_t)id - gw->shards[0]->id : 0;
+    uint32_t i;
+    if (at >= 0 && at < (int64_t)gw->shard_count && gw->shards[at]->id == id) return gw->shards[at];
+    for (i = 0; i < gw->shard_count; i++) if (gw->shards[i]->id == id) return gw->shards[i];
+    return NULL;
+}
+
+/* ---- what a change of a shard means for the rest ---- */
+
 /* After anything that may have changed a shard: its time, and what the poller should look for. */
 static void gw__client_settle(gw_client *gw, gw__shard *shard, uint64_t now_ms)
 {
@@ -9189,6 +10170,20 @@ static void gw__client_settle(gw_client *gw, gw__shard *shard, uint64_t now_ms)
     if (next_ms == shard->next_ms) return;
     shard->next_ms = next_ms;
     gw__heap_settle(gw, shard->heap_at);
+}
+
+static void gw__client_start(gw_client *gw, gw__shard *shard, uint64_t now_ms)
+{
+    shard->wait_ms = 0;
+    shard->wait_is_asked = 0;
+    gw__shard_enter(shard, GW__WAITING, now_ms, "started");
+    gw__client_settle(gw, shard, now_ms);
+}
+
+static void gw__client_start_all(gw_client *gw, uint64_t now_ms)
+{
+    uint32_t i;
+    for (i = 0; i < gw->shard_count; i++) gw__client_start(gw, gw->shards[i], now_ms);
 }
 
 static void gw__client_kick(gw_client *gw, gw__shard *shard, uint64_t now_ms)
@@ -9202,7 +10197,23 @@ static void gw__client_kick_gated(gw_client *gw, uint64_t now_ms)
 {
     uint32_t i;
     for (i = 0; i < gw->shard_count; i++)
-        if (gw->shards[i].state == GW__GATED) gw__client_kick(gw, &gw->shards[i], now_ms);
+        if (gw->shards[i]->state == GW__GATED) gw__client_kick(gw, gw->shards[i], now_ms);
+}
+
+/* The number of shards is for life: a later answer that advises more is the caller's to act on. */
+static void gw__client_start_as_advised(gw_client *gw, uint64_t now_ms)
+{
+    uint32_t count = GW__MIN(gw->discover.info.shards, GW__SHARDS_MAX);
+    gw_event *event;
+    gw->shared.identity.shard_total = (int32_t)count;
+    if (gw__client_add_shards(gw, 0, count)) {
+        gw__client_start_all(gw, now_ms);
+        return;
+    }
+    gw->shared.fatal = 1;
+    event = gw__notice_push(&gw->shared, GW_FATAL, GW_ALL,
+                            "no memory for as many shards as /gateway/bot advises", NULL);
+    if (event) event->reason = GW_REASON_MEMORY;
 }
 
 static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
@@ -9215,14 +10226,15 @@ static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
     gw__url_parse(&gw->shared.gateway_url, info->url, strlen(info->url), &fault);
     gw->shared.has_gateway_url = gw->shared.knows_limits = 1;
     gw->shared.gateway_url_failures = gw->shared.info_wanted = 0;
-    gw__gate_widen(&gw->shared.gate, info->max_concurrency);
-    gw__gate_limit(&gw->shared.gate, info->remaining, info->reset_after_ms, now_ms);
+    gw__gate_resize(&gw->shared.gate, info->max_concurrency);
+    gw__gate_limit(&gw->shared.gate, info->total, info->remaining, info->reset_after_ms, now_ms);
     if (gw__buf_append(body, "", 1))
         gw__notice_push(&gw->shared, GW_GATEWAY_INFO, GW_ALL, info->url,
                         (const char *)gw__buf_data(body));
     gw__discover_end(&gw->discover);
     gw->discover.tries = 0;
     gw->discover_at_ms = GW__NEVER;
+    if (gw->shards_as_advised && gw->shard_count == 0) gw__client_start_as_advised(gw, now_ms);
     gw__client_kick_gated(gw, now_ms);
 }
 
@@ -9277,11 +10289,11 @@ static void gw__client_on_woken(gw_client *gw, uint64_t now_ms)
         gw__client_kick_gated(gw, now_ms);  /* a gate or a resolver may have its answer now */
     }
     for (i = 0; i < gw->shard_count; i++) {
-        gw__link *link = &gw->shards[i].link;
+        gw__link *link = &gw->shards[i]->link;
         if (link->state == GW__LINK_RESOLVING || link->tcp.stream) {
             link->readable = link->tcp.stream != NULL;
             link->dns.ask_again_ms = 0;
-            gw__client_push_ready(gw, &gw->shards[i]);
+            gw__client_push_ready(gw, gw->shards[i]);
         }
     }
     gw->discover.link.dns.ask_again_ms = 0;
@@ -9297,11 +10309,11 @@ static void gw__client_on_ready(gw_client *gw, const gw__ready *seen, uint64_t n
         return;
     }
     if (index != GW__TAG_DISCOVER && index >= gw->shard_count) return;      /* the timer */
-    link = index == GW__TAG_DISCOVER ? &gw->discover.link : &gw->shards[index].link;
+    link = index == GW__TAG_DISCOVER ? &gw->discover.link : &gw->shards[index]->link;
     if (link->tcp.tag != seen->tag) return;  /* of a connection that is gone */
     if (seen->readable) link->readable = 1;
     if (seen->writable) gw__link_flush(link);
-    if (index != GW__TAG_DISCOVER) gw__client_push_ready(gw, &gw->shards[index]);
+    if (index != GW__TAG_DISCOVER) gw__client_push_ready(gw, gw->shards[index]);
 }
 
 /* Streams of config.transport without a descriptor are simply tried. */
@@ -9312,11 +10324,11 @@ static void gw__client_try_streams(gw_client *gw)
     if (gw->discover.link.tcp.stream && gw->discover.link.tcp.fd == GW__NO_FD)
         gw->discover.link.readable = 1;
     for (i = 0; i < gw->shard_count; i++) {
-        gw__link *link = &gw->shards[i].link;
+        gw__link *link = &gw->shards[i]->link;
         if (!link->tcp.stream || link->tcp.fd != GW__NO_FD) continue;
         link->readable = 1;
         gw__link_flush(link);
-        gw__client_push_ready(gw, &gw->shards[i]);
+        gw__client_push_ready(gw, gw->shards[i]);
     }
 }
 
@@ -9342,7 +10354,7 @@ static void gw__client_on_sleep(gw_client *gw, uint64_t now_us)
     gw__text_format(text, sizeof text, "the machine slept for %llu s",
                     (unsigned long long)((slept_us - before_us) / 1000000u));
     for (i = 0; i < gw->shard_count; i++) {
-        gw__shard *shard = &gw->shards[i];
+        gw__shard *shard = gw->shards[i];
         if (!gw__notices_have_room(&gw->shared.notices)) {
             /* the others at the next turn; those that wait then are not touched */
             gw->slept_us = before_us;
@@ -9360,7 +10372,7 @@ static void gw__client_on_time(gw_client *gw, uint64_t now_us)
     uint32_t served = 0;
     while (gw->shard_count && served++ < gw->shard_count &&
            gw__notices_have_room(&gw->shared.notices)) {
-        gw__shard *shard = &gw->shards[gw->heap[0]];
+        gw__shard *shard = gw->heap[0];
         if (shard->next_ms > now_ms) break;
         gw__shard_on_time(shard, now_us);
         gw__client_push_ready(gw, shard);
@@ -9380,7 +10392,7 @@ static int gw__client_all_stopped(const gw_client *gw)
 {
     uint32_t i;
     for (i = 0; i < gw->shard_count; i++)
-        if (gw->shards[i].state != GW__STOPPED || gw->shards[i].has_event) return 0;
+        if (!gw__shard_is_done(gw->shards[i])) return 0;
     return 1;
 }
 
@@ -9391,9 +10403,9 @@ static void gw__client_stop_all(gw_client *gw, uint32_t how, uint64_t now_ms)
     gw__discover_end(&gw->discover);
     gw->discover_at_ms = GW__NEVER;
     for (i = 0; i < gw->shard_count; i++) {
-        gw__shard_stop(&gw->shards[i], how, now_ms);
-        gw__client_push_ready(gw, &gw->shards[i]);
-        gw__client_settle(gw, &gw->shards[i], now_ms);
+        gw__shard_stop(gw->shards[i], how, now_ms);
+        gw__client_push_ready(gw, gw->shards[i]);
+        gw__client_settle(gw, gw->shards[i], now_ms);
     }
 }
 
@@ -9454,7 +10466,7 @@ static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
         shard->payload = hand;
     }
     gw->event = shard->event;
-    shard->has_event = 0;
+    shard->has_event = shard->held_passes = 0;
     shard->in_hand = 1;
     gw->hand_shard = shard;
     if (gw->event.type == GW_UNKNOWN_DISPATCH) {
@@ -9484,12 +10496,12 @@ static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
     *out = shard;
     if (!shard) return 0;
     if (!shard->has_event) step = gw__shard_step(shard, now_us);
-    if (step == GW__STEP_MORE || (step == GW__STEP_EVENT && !shard->link.held))
+    if (step == GW__STEP_MORE || (step == GW__STEP_EVENT && gw__shard_may_hand_out(shard)))
         gw__client_push_ready(gw, shard);
     if (step == GW__STEP_IDLE) gw__client_judge(gw, shard, now_us);
     gw__shard_pump(shard, now_us / 1000u);
     gw__client_settle(gw, shard, now_us / 1000u);
-    return step == GW__STEP_EVENT && !shard->link.held;
+    return step == GW__STEP_EVENT && gw__shard_may_hand_out(shard);
 }
 
 static int gw__client_turn_is_over(const gw_client *gw, uint64_t now_us)
@@ -9543,14 +10555,14 @@ static const gw_event *gw__client_turn(gw_client *gw)
 
 static int gw__client_has_work(gw_client *gw)
 {
-    if (gw->shared.notices.count || gw->ready_count || gw->woken) return 1;
+    if (gw->shared.notices.count || gw->ready_first || gw->woken) return 1;
     if (gw->discover.is_active && gw->discover_has_more) return 1;
     return gw->discover.is_active && gw__link_has_work(&gw->discover.link);
 }
 
 static uint64_t gw__client_next_ms(gw_client *gw)
 {
-    uint64_t next_ms = gw->shard_count ? gw->shards[gw->heap[0]].next_ms : GW__NEVER;
+    uint64_t next_ms = gw->shard_count ? gw->heap[0]->next_ms : GW__NEVER;
     next_ms = GW__MIN(next_ms, gw__discover_next_ms(&gw->discover));
     if (!gw->discover.is_active) next_ms = GW__MIN(next_ms, gw->discover_at_ms);
     return next_ms;
@@ -9592,11 +10604,13 @@ static int32_t gw__client_may_enter(gw_client *gw)
     return GW_OK;
 }
 
-static gw__shard *gw__client_shard(gw_client *gw, int32_t id)
+/* ... nor one that begins something, once gw_stop() was called. */
+static int32_t gw__client_may_change(gw_client *gw)
 {
-    uint32_t i;
-    for (i = 0; i < gw->shard_count; i++) if (gw->shards[i].id == id) return &gw->shards[i];
-    return NULL;
+    int32_t result = gw__client_may_enter(gw);
+    if (result == GW_OK && gw->stopping)
+        return gw__client_refuse(gw, GW_ERROR_ENDED, "gw_stop was called, or a fatal error came");
+    return result;
 }
 
 /* ==========================================================================
@@ -9716,8 +10730,8 @@ GW_API size_t gw_session_save(gw_client *gw, int32_t shard, char *out, size_t ca
     gw__seal_begin(&lines.seal, gw->shared.identity.token);
     gw__client_save_head(gw, &lines);
     for (i = 0; i < gw->shard_count; i++)
-        if (shard == GW_ALL || gw->shards[i].id == shard)
-            gw__client_save_shard(gw, &gw->shards[i], &lines);
+        if (shard == GW_ALL || gw->shards[i]->id == shard)
+            gw__client_save_shard(gw, gw->shards[i], &lines);
     gw__seal_end(&lines.seal, end);
     gw__lines_add(&lines, end, GW__END_LEN);
     if (cap) out[GW__MIN(lines.len, cap - 1)] = 0;
@@ -9780,7 +10794,8 @@ static void gw__client_load_budget(gw_client *gw, uint64_t spent, uint64_t ends,
         gw__gate_delay(gate, now_ms + GW__IDENTIFY_EVERY_MS);
 }
 
-static int gw__client_load_head(gw_client *gw, gw__words *words, uint64_t now_ms)
+/* What concerns the bot as a whole is taken only where the client begins with it. */
+static int gw__client_load_head(gw_client *gw, gw__words *words, int begins, uint64_t now_ms)
 {
     char word[GW__WORD_MAX];
     uint64_t user, application, spent, ends, last;
@@ -9791,14 +10806,14 @@ static int gw__client_load_head(gw_client *gw, gw__words *words, uint64_t now_ms
         !gw__words_number(words, &last) || !gw__words_url(words, &url) ||
         !gw__words_end_line(words))
         return 0;
-    gw->shared.user_id = user;
-    gw->shared.application_id = application;
+    if (!gw->shared.user_id) gw->shared.user_id = user;
+    if (!gw->shared.application_id) gw->shared.application_id = application;
     if (!gw->shared.has_gateway_url && url.host[0]) {
         gw->shared.gateway_url = url;
         gw->shared.has_gateway_url = 1;
         gw->discover_at_ms = GW__NEVER;         /* asked when it stops working */
     }
-    gw__client_load_budget(gw, spent, ends, last, now_ms);
+    if (begins) gw__client_load_budget(gw, spent, ends, last, now_ms);
     return 1;
 }
 
@@ -9815,8 +10830,17 @@ static void gw__client_take_resume_url(gw_client *gw, gw__session *session, cons
         gw__log(&gw->shared.logger, GW_LOG_WARN, GW_ALL, "saved session: %s", refused.text);
 }
 
-/* A line of a shard that we do not run is read over. */
-static int gw__client_load_shard(gw_client *gw, gw__words *words)
+/* GW_ALL, and the text knows how many that were: a Resume needs the same total. */
+static int gw__client_load_total(gw_client *gw, uint64_t total)
+{
+    if (!gw->shards_as_advised || gw->shard_count) return 1;
+    if (total == 0 || total > GW__SHARDS_MAX) return 0;
+    gw->shared.identity.shard_total = (int32_t)total;
+    return gw__client_add_shards(gw, 0, (uint32_t)total);
+}
+
+/* A line of a shard that is not meant, or that we do not run, is read over. */
+static int gw__client_load_shard(gw_client *gw, gw__words *words, int32_t only)
 {
     uint64_t id, total, number, seq;
     char session_id[GW__WORD_MAX];
@@ -9827,19 +10851,21 @@ static int gw__client_load_shard(gw_client *gw, gw__words *words)
         !gw__words_next(words, session_id) || !gw__words_url(words, &url) ||
         !gw__words_end_line(words)) return 0;
     if (strlen(session_id) >= GW__SESSION_ID_MAX || id > INT32_MAX || number > UINT32_MAX ||
-        total != (uint64_t)gw->shared.identity.shard_total) return 0;
+        !gw__client_load_total(gw, total) || total != (uint64_t)gw->shared.identity.shard_total)
+        return 0;
     shard = gw__client_shard(gw, (int32_t)id);
-    if (!shard) return 1;
+    if (!shard || (only != GW_ALL && only != (int32_t)id)) return 1;
     gw__text_format(shard->session.id, sizeof shard->session.id, "%s", session_id);
     gw__client_take_resume_url(gw, &shard->session, &url);
-    shard->session.number = (uint32_t)number;
+    shard->session.number = GW__MAX(shard->session.number, (uint32_t)number);
     shard->session.received_seq = shard->session.taken_seq = seq;
-    shard->session.has_received = shard->session.has_taken = 1;
+    shard->session.has_received = shard->session.has_taken = shard->session.begun = 1;
     return 1;
 }
 
-/* 0: the text is cut, or of another bot, version or shard count. */
-static int gw__client_load(gw_client *gw, const char *text, size_t len, uint64_t now_ms)
+/* The sessions of all shards, or of only one. 0: the text is cut, or of another bot, version or shard
+ * count. */
+static int gw__client_load(gw_client *gw, const char *text, size_t len, int32_t only, uint64_t now_ms)
 {
     gw__words words;
     br_hmac_context seal;
@@ -9853,12 +10879,12 @@ static int gw__client_load(gw_client *gw, const char *text, size_t len, uint64_t
     br_hmac_update(&seal, text, len - GW__END_LEN);
     gw__seal_end(&seal, end);
     if (memcmp(words.end, end, GW__END_LEN) != 0) return 0;
-    good = gw__client_load_head(gw, &words, now_ms);
-    while (good && words.at < words.end) good = gw__client_load_shard(gw, &words);
-    if (good) return 1;
-    gw->shared.user_id = gw->shared.application_id = 0;
-    for (i = 0; i < gw->shard_count; i++) gw__session_forget(&gw->shards[i].session);
-    return 0;
+    good = gw__client_load_head(gw, &words, only == GW_ALL, now_ms);
+    while (good && words.at < words.end) good = gw__client_load_shard(gw, &words, only);
+    for (i = 0; i < gw->shard_count && !good; i++)
+        if (only == GW_ALL || gw->shards[i]->id == only)
+            gw__session_forget(&gw->shards[i]->session);
+    return good;
 }
 
 /* ==========================================================================
@@ -9866,6 +10892,58 @@ static int gw__client_load(gw_client *gw, const char *text, size_t len, uint64_t
  *    Knows:  what a caller may give, and may do wrong.
  *    Not:    how anything is done; each call is a few lines over the client.
  * ========================================================================== */
+
+/* ---- payloads: into the scratch buffer, and looked at ---- */
+
+/* The payload is whole: may it be queued? */
+static int32_t gw__client_end_payload(gw_client *gw, gw__json_writer *writer)
+{
+    gw__buf *scratch = &gw->shared.scratch;
+    int written = gw__payload_end(writer);
+    if (!written && scratch->cap < GW__SEND_BYTES_MAX)
+        return gw__client_refuse(gw, GW_ERROR_NO_MEMORY, "");
+    if (!written || gw__buf_len(scratch) > GW__SEND_BYTES_MAX)
+        return gw__client_refuse(gw, GW_ERROR_TOO_LARGE, "");
+    return GW_OK;
+}
+
+/* Discord docs, "Activity Object": only Twitch and YouTube URLs work. Others are sent, and said. */
+static void gw__client_look_at_urls(gw_client *gw, const gw_presence *presence)
+{
+    static const char *const known[] = { "https://twitch.tv/", "https://www.twitch.tv/",
+                                         "https://youtube.com/", "https://www.youtube.com/" };
+    uint32_t i, k;
+    for (i = 0; i < presence->activity_count; i++) {
+        const gw_activity *activity = &presence->activities[i];
+        if (activity->type != GW__ACTIVITY_STREAMING) continue;
+        for (k = 0; k < GW__COUNT(known); k++)
+            if (activity->url && strncmp(activity->url, known[k], strlen(known[k])) == 0) break;
+        if (k < GW__COUNT(known)) continue;
+        gw__log(&gw->shared.logger, GW_LOG_WARN, GW_ALL,
+                "presence: activity %u streams, but its url is neither of twitch.tv nor of youtube.com; "
+                "Discord will show it as playing", (unsigned)i);
+    }
+}
+
+/* As op 3 into the scratch buffer; *json and *len are its d. */
+static int32_t gw__client_write_presence(gw_client *gw, const gw_presence *presence,
+                                         const char **json, size_t *len)
+{
+    gw__json_writer writer;
+    gw__buf *scratch = &gw->shared.scratch;
+    const char *wrong = presence ? gw__presence_fault(presence) : "presence is NULL";
+    size_t begin;
+    int32_t result;
+    if (wrong) return gw__client_refuse(gw, GW_ERROR_ARGUMENT, wrong);
+    gw__client_look_at_urls(gw, presence);
+    gw__payload_begin(&writer, scratch, GW__OP_PRESENCE);
+    begin = gw__buf_len(scratch);
+    gw__presence_write(&writer, presence);
+    result = gw__client_end_payload(gw, &writer);
+    *json = (const char *)gw__buf_data(scratch) + begin;
+    *len = result == GW_OK ? gw__buf_len(scratch) - begin - 1 : 0;      /* without the last bracket */
+    return result;
+}
 
 /* ---- config ---- */
 static uint32_t gw__or_default(uint32_t value, uint32_t otherwise)
@@ -9908,7 +10986,7 @@ static void gw__client_take_token(gw_client *gw, const gw_config *cfg, gw__fault
 {
     size_t len = 0, i;
     const char *token = cfg->token ? gw__token_trim(cfg->token, &len) : "";
-    gw->shared.identity.token = gw__client_keep(gw, 0, token, len, fault);
+    gw->shared.identity.token = gw__client_keep(gw, GW__TEXT_TOKEN, token, len, fault);
     gw->shared.logger.secret = gw->shared.identity.token;
     if (len == 0)
         gw__fault_set(fault, GW_REASON_CONFIG, 0,
@@ -9928,8 +11006,8 @@ static void gw__client_take_identity(gw_client *gw, const gw_config *cfg, gw__fa
 {
     gw__identity *identity = &gw->shared.identity;
     uint32_t undefined = cfg->intents & ~(uint32_t)GW_INTENTS_ALL;
-    gw__json_writer writer;
-    const char *wrong = cfg->presence ? gw__presence_fault(cfg->presence) : NULL;
+    const char *json;
+    size_t len;
     identity->intents = cfg->intents;
     identity->large_threshold = cfg->large_threshold;
     identity->shard_total = cfg->shard_total;
@@ -9942,16 +11020,11 @@ static void gw__client_take_identity(gw_client *gw, const gw_config *cfg, gw__fa
         gw__fault_set(fault, GW_REASON_CONFIG, 0,
                       "config.large_threshold is %u; it must be 50 to 250, or 0 for the default",
                       (unsigned)cfg->large_threshold);
-    if (wrong) gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.presence: %s", wrong);
     if (!cfg->presence || fault->reason) return;
-    gw__json_write_begin(&writer, &gw->shared.scratch);
-    gw__presence_write(&writer, cfg->presence);
-    if (writer.failed)
-        gw__fault_set(fault, GW_REASON_CONFIG, 0,
-                      "config.presence is larger than 4,096 bytes as JSON");
+    if (gw__client_write_presence(gw, cfg->presence, &json, &len) == GW_OK)
+        identity->presence = gw__client_keep(gw, GW__TEXT_PRESENCE, json, len, fault);
     else
-        identity->presence = gw__client_keep(gw, 3, (const char *)gw__buf_data(&gw->shared.scratch),
-                                             gw__buf_len(&gw->shared.scratch), fault);
+        gw__fault_set(fault, GW_REASON_CONFIG, 0, "config.presence: %s", gw->why);
     gw__buf_clear(&gw->shared.scratch);
 }
 
@@ -9976,9 +11049,11 @@ static void gw__client_take_trust(gw_client *gw, const gw_config *cfg, gw__fault
     gw__trust_source source;
     memset(&source, 0, sizeof source);
     if (cfg->ca_file)
-        source.ca_file = gw__client_keep(gw, 1, cfg->ca_file, strlen(cfg->ca_file), fault);
+        source.ca_file = gw__client_keep(gw, GW__TEXT_CA_FILE, cfg->ca_file, strlen(cfg->ca_file),
+                                         fault);
     if (cfg->ca_pem)
-        source.ca_pem = gw__client_keep(gw, 2, cfg->ca_pem, strlen(cfg->ca_pem), fault);
+        source.ca_pem = gw__client_keep(gw, GW__TEXT_CA_PEM, cfg->ca_pem, strlen(cfg->ca_pem),
+                                        fault);
     source.anchors = cfg->trust_anchors;
     source.anchor_count = cfg->trust_anchor_count;
     source.memory_only = cfg->memory != NULL;
@@ -10003,7 +11078,7 @@ static void gw__client_take_limits(gw_client *gw, const gw_config *cfg, gw__faul
     if (!gw__gate_init(&shared->gate, &shared->mem, gw__or_default(cfg->max_concurrency, 1)))
         gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for the identify buckets");
     else if (cfg->identify_remaining)
-        gw__gate_limit(&shared->gate, cfg->identify_remaining,
+        gw__gate_limit(&shared->gate, GW__IDENTIFY_DAY_LIMIT, cfg->identify_remaining,
                        gw__or_default(cfg->identify_reset_ms, GW__IDENTIFY_DAY_MS),
                        gw__client_now_us(gw) / 1000u);
 }
@@ -10028,57 +11103,48 @@ static void gw__client_take_hooks(gw_client *gw, const gw_config *cfg)
     shared->net.no_thread = cfg->memory != NULL;
 }
 
-/* How many shards to run; the sums are done in 64 bits. */
+static void gw__config_refuse_shards(const gw_config *cfg, gw__fault *fault, const char *why)
+{
+    gw__fault_set(fault, GW_REASON_CONFIG, 4010,
+                  "config: shard_first %d, shard_count %d, shard_total %d: %s", (int)cfg->shard_first,
+                  (int)cfg->shard_count, (int)cfg->shard_total, why);
+}
+
+/* How many shards to run from the start; 0: none yet. The sums are done in 64 bits. */
 static uint32_t gw__config_shards(const gw_config *cfg, gw__fault *fault)
 {
     int64_t last = (int64_t)cfg->shard_first + cfg->shard_count;
+    const char *why = NULL;
     if (cfg->shard_first == 0 && cfg->shard_count == 0 && cfg->shard_total == 0) return 1;
-    if (cfg->shard_count == GW_ALL || (cfg->shard_count == 0 && cfg->shard_total > 0)) {
-        gw__fault_set(fault, GW_REASON_CONFIG, 0,
-                      "config.shard_count: GW_ALL and 0 of a total are not supported by "
-                      "version " GW_VERSION_TEXT);
-        return 0;
-    }
-    if (cfg->shard_first >= 0 && cfg->shard_count > 0 && last <= cfg->shard_total)
-        return (uint32_t)cfg->shard_count;
-    gw__fault_set(fault, GW_REASON_CONFIG, 4010,
-                  "config: shards %d to %lld of a total of %d do not exist", (int)cfg->shard_first,
-                  (long long)last - 1, (int)cfg->shard_total);
-    return 0;
+    if (cfg->shard_first < 0 || cfg->shard_total < 0 || cfg->shard_count < GW_ALL)
+        why = "none may be negative, but for shard_count GW_ALL";
+    else if (cfg->shard_count == GW_ALL && cfg->shard_total == 0 && cfg->shard_first > 0)
+        why = "to run a part of the shards, say how many there are in all";
+    else if (cfg->shard_count == GW_ALL && cfg->shard_total == 0 && cfg->url)
+        why = "GW_ALL asks /gateway/bot how many; with config.url give shard_total";
+    else if (cfg->shard_count != GW_ALL && cfg->shard_total == 0)
+        why = "shard_total is how many shards the bot has in all";
+    else if (cfg->shard_total && (cfg->shard_first >= cfg->shard_total || last > cfg->shard_total))
+        why = "the range passes the total; ids go from 0 to shard_total - 1";
+    if (why) gw__config_refuse_shards(cfg, fault, why);
+    if (cfg->shard_count != GW_ALL) return (uint32_t)cfg->shard_count;
+    return cfg->shard_total ? (uint32_t)(cfg->shard_total - cfg->shard_first) : 0;
 }
 
-static int gw__client_make_shards(gw_client *gw, const gw_config *cfg, uint32_t count)
+static void gw__client_take_shards(gw_client *gw, const gw_config *cfg, gw__fault *fault)
 {
-    gw__mem *mem = &gw->shared.mem;
-    uint32_t i;
-    gw->shards = (gw__shard *)gw__mem_new(mem, count * sizeof *gw->shards);
-    gw->heap = (uint32_t *)gw__mem_new(mem, count * sizeof *gw->heap);
-    gw->ready = (uint32_t *)gw__mem_new(mem, count * sizeof *gw->ready);
-    gw->watches_bytes = (count + 2u) * GW__WATCH_BYTES;         /* ... discover, and the wake */
-    gw->watches = gw__mem_new(mem, gw->watches_bytes);
-    gw__sys_poller_lend(&gw->shared.poller, gw->watches, gw->watches ? count + 2u : 0);
-    if (!gw->shards || !gw->heap || !gw->ready || (gw->watches_bytes && !gw->watches)) {
-        gw__mem_free(mem, gw->shards, count * sizeof *gw->shards);
-        gw__mem_free(mem, gw->heap, count * sizeof *gw->heap);
-        gw__mem_free(mem, gw->ready, count * sizeof *gw->ready);
-        gw->shards = NULL;
-        gw->heap = gw->ready = NULL;
-        return 0;
-    }
-    gw->shard_count = gw->shared.shard_count = count;
-    for (i = 0; i < count; i++) {
-        gw__shard_init(&gw->shards[i], &gw->shared, cfg->shard_first + (int32_t)i, i,
-                       gw__or_default(cfg->max_queued, 64),
-                       gw__or_default(cfg->max_queued_ms, 300000));
-        gw->heap[i] = gw->shards[i].heap_at = i;
-    }
-    return 1;
+    uint32_t count = gw__config_shards(cfg, fault);
+    gw->max_queued = gw__or_default(cfg->max_queued, 64);
+    gw->max_queued_ms = gw__or_default(cfg->max_queued_ms, 300000);
+    gw->shards_as_advised = cfg->shard_count == GW_ALL && cfg->shard_total == 0;
+    gw->shared.by_hand = cfg->shard_count == 0 && cfg->shard_total > 0;
+    if (!fault->reason && !gw__client_add_shards(gw, cfg->shard_first, count))
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards", (unsigned)count);
 }
 
 /* Takes over what the config says; what is wrong stays in the fault. */
 static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault *fault)
 {
-    uint32_t count;
     gw__client_take_hooks(gw, cfg);
     if (!gw__sys_poller_open(&gw->shared.poller))
         gw__fault_set(fault, GW_REASON_MEMORY, 0,
@@ -10092,25 +11158,19 @@ static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault 
     gw__buf_init(&gw->hand, &gw->shared.mem, gw->shared.max_payload);
     gw__json_index_init(&gw->index, &gw->shared.mem,
                         cfg->memory ? GW__BLOCK_TOKENS : GW_MAX_TOKENS);
-    count = gw__config_shards(cfg, fault);
-    if (!fault->reason && !gw__client_make_shards(gw, cfg, count))
-        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards",
-                      (unsigned)count);
+    gw__client_take_shards(gw, cfg, fault);
 }
 
 /* The shards begin at the first poll: with their old sessions, where the text has them. */
 static void gw__client_begin(gw_client *gw, const gw_config *cfg)
 {
     uint64_t now_ms = gw__client_now_us(gw) / 1000u;
-    uint32_t i;
     if (cfg->session && cfg->session_len &&
-        !gw__client_load(gw, cfg->session, cfg->session_len, now_ms))
+        !gw__client_load(gw, cfg->session, cfg->session_len, GW_ALL, now_ms))
         gw__notice_push(&gw->shared, GW_SESSION_LOST, GW_ALL,
                         gw__result_text(GW_ERROR_SESSION_TEXT), NULL);
-    for (i = 0; i < gw->shard_count; i++) {
-        gw__shard_enter(&gw->shards[i], GW__WAITING, now_ms, "opened");
-        gw__client_settle(gw, &gw->shards[i], now_ms);
-    }
+    gw->shared.info_wanted = gw->shards_as_advised && gw->shard_count == 0;
+    gw__client_start_all(gw, now_ms);
 }
 
 static void gw__client_begin_fatal(gw_client *gw, const gw__fault *fault)
@@ -10154,11 +11214,12 @@ GW_API void gw_close(gw_client *gw)
     gw__mem mem;
     uint32_t i;
     if (!gw || gw__client_in_hook(gw)) return;
-    for (i = 0; i < gw->shard_count; i++) {
-        gw__shard_goodbye(&gw->shards[i]);
-        gw__shard_free(&gw->shards[i]);
-    }
     gw__client_let_go(gw);
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__shard_goodbye(gw->shards[i]);
+        gw__shard_free(gw->shards[i]);
+        gw__mem_free(&gw->shared.mem, gw->shards[i], sizeof *gw->shards[i]);
+    }
     while (gw__client_hand_out_notice(gw)) gw__client_let_go(gw);
     gw__discover_end(&gw->discover);
     gw__json_index_free(&gw->index);
@@ -10168,9 +11229,7 @@ GW_API void gw_close(gw_client *gw)
     gw__gate_free(&gw->shared.gate);
     gw__sys_poller_close(&gw->shared.poller);
     gw__mem_free(&gw->shared.mem, gw->watches, gw->watches_bytes);
-    gw__mem_free(&gw->shared.mem, gw->ready, gw->shard_count * sizeof *gw->ready);
-    gw__mem_free(&gw->shared.mem, gw->heap, gw->shard_count * sizeof *gw->heap);
-    gw__mem_free(&gw->shared.mem, gw->shards, gw->shard_count * sizeof *gw->shards);
+    gw__mem_free(&gw->shared.mem, gw->shards, 2 * gw->shard_cap * sizeof *gw->shards);
     for (i = 0; i < GW__COUNT(gw->texts); i++) {
         if (gw->texts[i]) gw__mem_wipe(gw->texts[i], gw->texts_bytes[i]);
         gw__mem_free(&gw->shared.mem, gw->texts[i], gw->texts_bytes[i]);
@@ -10212,10 +11271,21 @@ GW_API const gw_event *gw_wait(gw_client *gw, int32_t timeout_ms)
 }
 
 /* 1: its next event has no place before the one in hand is let go. */
-static int gw__client_waits_for_poll(const gw_client *gw, uint32_t index)
+static int gw__client_waits_for_poll(const gw_client *gw, const gw__shard *shard)
 {
-    const gw__shard *shard = &gw->shards[index];
     return shard->has_event || (shard->in_hand && gw->shared.mem.block);
+}
+
+/* Those move to the end of the ready list. 0: there is nobody else. */
+static int gw__client_pass_waiting(gw_client *gw)
+{
+    gw__shard *shard, *passed_first = NULL;
+    while ((shard = gw->ready_first) != NULL && shard != passed_first &&
+           gw__client_waits_for_poll(gw, shard)) {
+        gw__client_push_ready(gw, gw__client_pop_ready(gw));
+        if (!passed_first) passed_first = shard;
+    }
+    return shard && shard != passed_first;
 }
 
 /* A turn of its own inside the caller's turn: what it does counts there, but does not end it. */
@@ -10230,12 +11300,7 @@ GW_API void gw_tend(gw_client *gw)
     gw__client_on_sleep(gw, now_us);
     gw__client_on_time(gw, now_us);
     for (steps = 0; steps < GW__TEND_STEPS && gw__notices_have_room(&gw->shared.notices); steps++) {
-        uint32_t waits = gw->ready_count;
-        while (waits && gw__client_waits_for_poll(gw, gw->ready[gw->ready_first])) {
-            gw__client_push_ready(gw, gw__client_pop_ready(gw));
-            waits--;
-        }
-        if (waits == 0) break;
+        if (!gw__client_pass_waiting(gw)) break;
         gw__client_step(gw, now_us, &shard);
         now_us = gw__client_now_us(gw);
     }
@@ -10259,6 +11324,46 @@ GW_API int32_t gw_stop(gw_client *gw, uint32_t how)
 }
 
 /* ---- shards ---- */
+GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session, size_t session_len)
+{
+    int32_t result = gw__client_may_change(gw);
+    uint64_t now_ms;
+    gw__shard *one;
+    if (result != GW_OK) return result;
+    if (shard < 0 || shard >= gw->shared.identity.shard_total)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT,
+                                 "gw_shard_start: ids go from 0 to config.shard_total - 1");
+    one = gw__client_shard(gw, shard);
+    if (one && one->state != GW__STOPPED)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_shard_start: it runs already");
+    if (!one) one = gw__client_add_shard(gw, shard);
+    if (!one) return gw__client_refuse(gw, GW_ERROR_NO_MEMORY, "gw_shard_start");
+    now_ms = gw__client_now_us(gw) / 1000u;
+    gw__session_forget(&one->session);
+    one->stop_how = 0;
+    if (session && session_len && !gw__client_load(gw, session, session_len, shard, now_ms))
+        result = gw__client_refuse(gw, GW_ERROR_SESSION_TEXT, "gw_shard_start");
+    gw__client_start(gw, one, now_ms);
+    gw__client_arm(gw);
+    return result;
+}
+
+GW_API int32_t gw_shard_stop(gw_client *gw, int32_t shard, uint32_t how)
+{
+    int32_t result = gw__client_may_change(gw);
+    gw__shard *one;
+    if (result != GW_OK) return result;
+    if (how != GW_KEEP && how != GW_END)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_shard_stop: how is GW_KEEP or GW_END");
+    one = gw__client_shard(gw, shard);
+    if (!one || one->state == GW__STOPPED)
+        return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_shard_stop: it does not run");
+    gw__shard_cut(one, how, gw__client_now_us(gw) / 1000u);
+    gw__client_settle(gw, one, gw__client_now_us(gw) / 1000u);
+    gw__client_arm(gw);
+    return GW_OK;
+}
+
 GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id)
 {
     if (!gw || gw->shared.identity.shard_total <= 0) return 0;
@@ -10270,8 +11375,8 @@ GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard)
     uint32_t i, live = 0;
     if (!gw) return 0;
     for (i = 0; i < gw->shard_count; i++) {
-        if (shard != GW_ALL && gw->shards[i].id != shard) continue;
-        if (gw->shards[i].state != GW__LIVE) return 0;
+        if (shard != GW_ALL && gw->shards[i]->id != shard) continue;
+        if (gw->shards[i]->state != GW__LIVE) return 0;
         live++;
     }
     return live > 0;
@@ -10285,7 +11390,7 @@ GW_API int32_t gw_hold(gw_client *gw, int32_t shard, int32_t on)
     if (result != GW_OK) return result;
     now_ms = gw__client_now_us(gw) / 1000u;
     for (i = 0; i < gw->shard_count; i++) {
-        gw__shard *one = &gw->shards[i];
+        gw__shard *one = gw->shards[i];
         if (shard != GW_ALL && one->id != shard) continue;
         found++;
         if (one->held == (uint32_t)(on != 0)) continue;
@@ -10314,12 +11419,87 @@ GW_API int32_t gw_want(gw_client *gw, uint32_t type, int32_t on)
     return GW_OK;
 }
 
-/* ---- commands ---- */
+/* ---- commands: from the scratch buffer into the queues ---- */
+
+static gw_ticket gw__client_next_ticket(gw_client *gw)
+{
+    gw->last_ticket = gw->last_ticket == INT32_MAX ? 1 : gw->last_ticket + 1;
+    return gw->last_ticket;
+}
+
+/* GW_ALL means those that run. */
+static int gw__client_is_meant(const gw__shard *one, int32_t shard)
+{
+    return shard == GW_ALL ? gw__shard_is_running(one) : one->id == shard;
+}
+
+static int32_t gw__client_may_queue(gw_client *gw, const gw__shard *one)
+{
+    if (!gw__shard_is_running(one)) return gw__client_refuse(gw, GW_ERROR_ENDED, "the shard was stopped");
+    if (one->send.count >= one->send.cap) return gw__client_refuse(gw, GW_ERROR_QUEUE_FULL, "");
+    return GW_OK;
+}
+
+/* The payload in the scratch buffer into the queue of a shard. NULL: no memory. */
+static gw__send_item *gw__client_push(gw_client *gw, gw__shard *one, gw_ticket ticket)
+{
+    gw__buf *scratch = &gw->shared.scratch;
+    return gw__send_push(&one->send, ticket, gw__buf_data(scratch), (uint32_t)gw__buf_len(scratch),
+                         gw__client_now_us(gw) / 1000u);
+}
+
+static void gw__client_queued(gw_client *gw, gw__shard *one)
+{
+    gw__client_push_ready(gw, one);
+    gw__client_settle(gw, one, gw__client_now_us(gw) / 1000u);
+    gw__client_arm(gw);
+}
+
+/* One had no memory: none has it. */
+static gw_ticket gw__client_revoke(gw_client *gw, gw_ticket ticket)
+{
+    uint32_t i;
+    for (i = 0; i < gw->shard_count; i++) gw__send_revoke(&gw->shards[i]->send, ticket);
+    return gw__client_refuse(gw, GW_ERROR_NO_MEMORY, "");
+}
+
+/* The payload in the scratch buffer, to one shard or to all; to all or to none. */
+static gw_ticket gw__client_queue(gw_client *gw, int32_t shard)
+{
+    gw_ticket ticket;
+    uint32_t i, found = 0;
+    int32_t result;
+    for (i = 0; i < gw->shard_count; i++) {
+        if (!gw__client_is_meant(gw->shards[i], shard)) continue;
+        found++;
+        result = gw__client_may_queue(gw, gw->shards[i]);
+        if (result != GW_OK) return result;
+    }
+    if (!found) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "no such shard runs here");
+    ticket = gw__client_next_ticket(gw);
+    for (i = 0; i < gw->shard_count; i++) {
+        if (!gw__client_is_meant(gw->shards[i], shard)) continue;
+        if (!gw__client_push(gw, gw->shards[i], ticket)) return gw__client_revoke(gw, ticket);
+        gw__client_queued(gw, gw->shards[i]);
+    }
+    return ticket;
+}
+
+/* The guild's shard, running; NULL with the reason in *result. */
+static gw__shard *gw__client_guild_shard(gw_client *gw, uint64_t guild_id, int32_t *result)
+{
+    gw__shard *one = gw__client_shard(gw, gw_shard_of(gw, guild_id));
+    *result = GW_OK;
+    if (guild_id == 0) *result = gw__client_refuse(gw, GW_ERROR_ARGUMENT, "guild_id is 0");
+    else if (!one) *result = gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "");
+    else if (!gw__shard_is_running(one))
+        *result = gw__client_refuse(gw, GW_ERROR_ENDED, "the guild's shard was stopped");
+    return *result == GW_OK ? one : NULL;
+}
+
 static int32_t gw__client_write_raw(gw_client *gw, uint32_t op, const char *d, size_t len)
 {
     gw__json_writer writer;
-    gw__buf *scratch = &gw->shared.scratch;
-    gw__buf_clear(scratch);
     if (len > GW__SEND_BYTES_MAX) return gw__client_refuse(gw, GW_ERROR_TOO_LARGE, "");
     if (!d || !gw__utf8_is(d, len))
         return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_send_raw: d is missing or not UTF-8");
@@ -10328,52 +11508,207 @@ static int32_t gw__client_write_raw(gw_client *gw, uint32_t op, const char *d, s
     if (op == GW__OP_HEARTBEAT || op == GW__OP_IDENTIFY || op == GW__OP_RESUME)
         return gw__client_refuse(gw, GW_ERROR_ARGUMENT,
                                  "gw_send_raw: ops 1, 2 and 6 are sent by the library itself");
-    gw__payload_begin(&writer, scratch, op);
+    gw__payload_begin(&writer, &gw->shared.scratch, op);
     gw__json_write_raw(&writer, d, len);
-    if (!gw__payload_end(&writer) || gw__buf_len(scratch) > GW__SEND_BYTES_MAX)
-        return gw__client_refuse(gw, GW_ERROR_TOO_LARGE, "");
-    return GW_OK;
-}
-
-/* The payload in the scratch buffer into the queue of one shard or of all; of all or of none. */
-static gw_ticket gw__client_queue(gw_client *gw, int32_t shard)
-{
-    gw__buf *scratch = &gw->shared.scratch;
-    uint64_t now_ms = gw__client_now_us(gw) / 1000u;
-    uint32_t i, found = 0;
-    int32_t result = GW_OK;
-    for (i = 0; i < gw->shard_count; i++) {
-        const gw__shard *one = &gw->shards[i];
-        if (shard != GW_ALL && one->id != shard) continue;
-        found++;
-        if (one->send.count == one->send.cap) return gw__client_refuse(gw, GW_ERROR_QUEUE_FULL, "");
-        if (one->state == GW__STOPPED || one->state == GW__CLOSING)
-            return gw__client_refuse(gw, GW_ERROR_ENDED, "");
-    }
-    if (!found) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "");
-    gw->last_ticket = gw->last_ticket == INT32_MAX ? 1 : gw->last_ticket + 1;
-    for (i = 0; i < gw->shard_count && result == GW_OK; i++) {
-        gw__shard *one = &gw->shards[i];
-        if (shard != GW_ALL && one->id != shard) continue;
-        result = gw__send_push(&one->send, gw->last_ticket, gw__buf_data(scratch),
-                               (uint32_t)gw__buf_len(scratch), now_ms);
-        gw__client_push_ready(gw, one);
-        gw__client_settle(gw, one, now_ms);
-    }
-    gw__buf_clear(scratch);
-    gw__client_arm(gw);
-    return result == GW_OK ? gw->last_ticket : gw__client_refuse(gw, result, "");
+    return gw__client_end_payload(gw, &writer);
 }
 
 GW_API gw_ticket gw_send_raw(gw_client *gw, int32_t shard, uint32_t op, const char *d, size_t len)
 {
-    int32_t result = gw__client_may_enter(gw);
+    int32_t result = gw__client_may_change(gw);
     if (result != GW_OK) return result;
-    if (gw->stopping) return gw__client_refuse(gw, GW_ERROR_ENDED, "gw_stop was called");
     result = gw__client_write_raw(gw, op, d, len);
     if (result == GW_OK) result = gw__client_queue(gw, shard);
     gw__buf_clear(&gw->shared.scratch);         /* the next payload begins with nothing before it */
     return result;
+}
+
+/* ---- presence ---- */
+
+static int32_t gw__client_may_set_presence(gw_client *gw, int32_t shard)
+{
+    uint32_t i, found = shard == GW_ALL;        /* with no shard yet it is kept for those to come */
+    for (i = 0; i < gw->shard_count; i++) {
+        const gw__shard *one = gw->shards[i];
+        if (!gw__client_is_meant(one, shard)) continue;
+        found = 1;
+        if (!gw__shard_is_running(one))
+            return gw__client_refuse(gw, GW_ERROR_ENDED, "the shard was stopped");
+        if (!gw__send_has_presence_place(&one->send))
+            return gw__client_refuse(gw, GW_ERROR_QUEUE_FULL, "");
+    }
+    return found ? (int32_t)GW_OK
+                 : gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "no such shard runs here");
+}
+
+/* json: a copy that becomes the shard's, or with GW_ALL the client's. */
+static gw_ticket gw__client_take_presence(gw_client *gw, int32_t shard, char *json, size_t len)
+{
+    gw_ticket ticket = gw__client_next_ticket(gw);
+    uint64_t now_ms = gw__client_now_us(gw) / 1000u;
+    uint32_t i;
+    if (shard == GW_ALL) {
+        gw__mem_free(&gw->shared.mem, gw->texts[GW__TEXT_PRESENCE],
+                     gw->texts_bytes[GW__TEXT_PRESENCE]);
+        gw->texts[GW__TEXT_PRESENCE] = json;
+        gw->texts_bytes[GW__TEXT_PRESENCE] = len + 1;
+        gw->shared.identity.presence = json;
+    }
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__shard *one = gw->shards[i];
+        if (shard != GW_ALL && one->id != shard) continue;
+        gw__send_keep_presence(&one->send, shard == GW_ALL ? NULL : json);
+        if (!gw__shard_is_running(one)) continue;
+        gw__send_want_presence(&one->send, ticket, now_ms);
+        gw__client_queued(gw, one);
+    }
+    return ticket;
+}
+
+GW_API gw_ticket gw_set_presence(gw_client *gw, int32_t shard, const gw_presence *presence)
+{
+    int32_t result = gw__client_may_change(gw);
+    const char *json;
+    char *copy = NULL;
+    size_t len;
+    if (result != GW_OK) return result;
+    result = gw__client_write_presence(gw, presence, &json, &len);
+    if (result == GW_OK) result = gw__client_may_set_presence(gw, shard);
+    if (result == GW_OK) copy = (char *)gw__mem_new(&gw->shared.mem, len + 1);
+    if (copy) memcpy(copy, json, len);
+    gw__buf_clear(&gw->shared.scratch);
+    if (result != GW_OK) return result;
+    if (!copy) return gw__client_refuse(gw, GW_ERROR_NO_MEMORY, "gw_set_presence");
+    return gw__client_take_presence(gw, shard, copy, len);
+}
+
+/* ---- what concerns one guild ---- */
+GW_API gw_ticket gw_set_voice(gw_client *gw, uint64_t guild_id, uint64_t channel_id, int32_t mute,
+                              int32_t deaf)
+{
+    int32_t result = gw__client_may_change(gw);
+    gw__json_writer writer;
+    gw__shard *one;
+    if (result != GW_OK) return result;
+    one = gw__client_guild_shard(gw, guild_id, &result);
+    if (!one) return result;
+    gw__payload_begin(&writer, &gw->shared.scratch, GW__OP_VOICE_STATE);
+    gw__voice_state_write(&writer, guild_id, channel_id, mute, deaf);
+    result = gw__client_end_payload(gw, &writer);
+    if (result == GW_OK) result = gw__client_queue(gw, one->id);
+    gw__buf_clear(&gw->shared.scratch);
+    return result;
+}
+
+GW_API gw_ticket gw_request_channel_info(gw_client *gw, uint64_t guild_id, int32_t status,
+                                         int32_t voice_start_time)
+{
+    int32_t result = gw__client_may_change(gw);
+    gw__json_writer writer;
+    gw__shard *one;
+    if (result != GW_OK) return result;
+    if (!status && !voice_start_time)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT,
+                                 "gw_request_channel_info: neither status nor voice_start_time");
+    one = gw__client_guild_shard(gw, guild_id, &result);
+    if (!one) return result;
+    gw__payload_begin(&writer, &gw->shared.scratch, GW__OP_CHANNEL_INFO);
+    gw__channel_info_write(&writer, guild_id, status, voice_start_time);
+    result = gw__client_end_payload(gw, &writer);
+    if (result == GW_OK) result = gw__client_queue(gw, one->id);
+    gw__buf_clear(&gw->shared.scratch);
+    return result;
+}
+
+static gw_ticket gw__client_queue_members(gw_client *gw, gw__shard *one, const gw_members *request)
+{
+    gw__send_item *item;
+    int32_t result = gw__client_may_queue(gw, one);
+    int is_whole_list = gw__members_is_whole_list(request);
+    if (result != GW_OK) return result;
+    if (is_whole_list && !gw__send_remember_whole_lists(&one->send))
+        return gw__client_refuse(gw, GW_ERROR_NO_MEMORY, "gw_request_members");
+    item = gw__client_push(gw, one, gw__client_next_ticket(gw));
+    if (!item) return gw__client_refuse(gw, GW_ERROR_NO_MEMORY, "gw_request_members");
+    item->guild_id = request->guild_id;
+    item->is_whole_list = is_whole_list != 0;
+    item->retry = request->retry;
+    gw__client_queued(gw, one);
+    return item->ticket;
+}
+
+GW_API gw_ticket gw_request_members(gw_client *gw, const gw_members *request)
+{
+    int32_t result = gw__client_may_change(gw);
+    gw__json_writer writer;
+    gw__shard *one;
+    const char *wrong;
+    if (result != GW_OK) return result;
+    wrong = gw__members_fault(request, gw->shared.identity.intents);
+    if (wrong) return gw__client_refuse(gw, GW_ERROR_ARGUMENT, wrong);
+    one = gw__client_guild_shard(gw, request->guild_id, &result);
+    if (!one) return result;
+    gw__payload_begin(&writer, &gw->shared.scratch, GW__OP_MEMBERS);
+    gw__members_write(&writer, request);
+    result = gw__client_end_payload(gw, &writer);
+    if (result == GW_OK) result = gw__client_queue_members(gw, one, request);
+    gw__buf_clear(&gw->shared.scratch);
+    return result;
+}
+
+/* ---- soundboard sounds: guilds of several shards, one ticket ---- */
+
+/* The payload for one shard into the scratch buffer; how many of the guilds are its. */
+static uint32_t gw__client_write_sounds(gw_client *gw, const gw__shard *one, const uint64_t *guild_ids,
+                                        uint32_t count, int32_t *result)
+{
+    gw__json_writer writer;
+    uint32_t i, found = 0;
+    gw__buf_clear(&gw->shared.scratch);
+    gw__payload_begin(&writer, &gw->shared.scratch, GW__OP_SOUNDS);
+    gw__json_write_open(&writer, '{');
+    gw__json_write_key(&writer, "guild_ids");
+    gw__json_write_open(&writer, '[');
+    for (i = 0; i < count; i++) {
+        if (gw_shard_of(gw, guild_ids[i]) != one->id) continue;
+        gw__json_write_id(&writer, guild_ids[i]);
+        found++;
+    }
+    gw__json_write_close(&writer, ']');
+    gw__json_write_close(&writer, '}');
+    *result = found ? gw__client_end_payload(gw, &writer) : (int32_t)GW_OK;
+    return found;
+}
+
+static int32_t gw__client_may_request_sounds(gw_client *gw, const uint64_t *guild_ids, uint32_t count)
+{
+    uint32_t i;
+    int32_t result = GW_OK;
+    if (!guild_ids || count == 0)
+        return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_request_sounds: no guild_ids");
+    for (i = 0; i < count; i++) if (!gw__client_guild_shard(gw, guild_ids[i], &result)) return result;
+    for (i = 0; i < gw->shard_count && result == GW_OK; i++)
+        if (gw__client_write_sounds(gw, gw->shards[i], guild_ids, count, &result) && result == GW_OK)
+            result = gw__client_may_queue(gw, gw->shards[i]);
+    return result;
+}
+
+GW_API gw_ticket gw_request_sounds(gw_client *gw, const uint64_t *guild_ids, uint32_t count)
+{
+    int32_t result = gw__client_may_change(gw);
+    gw_ticket ticket = 0;
+    uint32_t i;
+    if (result != GW_OK) return result;
+    result = gw__client_may_request_sounds(gw, guild_ids, count);
+    if (result == GW_OK) ticket = gw__client_next_ticket(gw);
+    for (i = 0; i < gw->shard_count && result == GW_OK; i++) {
+        gw__shard *one = gw->shards[i];
+        if (!gw__client_write_sounds(gw, one, guild_ids, count, &result)) continue;
+        if (!gw__client_push(gw, one, ticket)) result = gw__client_revoke(gw, ticket);
+        else gw__client_queued(gw, one);
+    }
+    gw__buf_clear(&gw->shared.scratch);
+    return result == GW_OK ? ticket : result;
 }
 
 /* ---- other people's loops ---- */
@@ -10406,7 +11741,7 @@ GW_API uint32_t gw_pollfds(gw_client *gw, gw_pollfd *out, uint32_t cap)
         out[0].writable = 0;
     }
     for (i = 0; i < gw->shard_count; i++)
-        count = gw__client_pollfd(&gw->shards[i].link, out, cap, count);
+        count = gw__client_pollfd(&gw->shards[i]->link, out, cap, count);
     return gw__client_pollfd(&gw->discover.link, out, cap, count);
 }
 
@@ -10434,7 +11769,7 @@ GW_API void gw_recheck(gw_client *gw)
     if (gw__client_may_enter(gw) != GW_OK) return;
     now_us = gw__client_now_us(gw);
     for (i = 0; i < gw->shard_count; i++) {
-        gw__shard *shard = &gw->shards[i];
+        gw__shard *shard = gw->shards[i];
         if (shard->state == GW__WAITING && !shard->wait_is_asked) gw__client_kick(gw, shard, now_us / 1000u);
         if (shard->session.interval_ms == 0 || !gw__shard_is_open(shard) ||
             shard->probe_deadline_is_set)
@@ -10500,33 +11835,149 @@ static void gw__stats_add(gw_stats *stats, const gw__shard *shard)
     stats->resumes += shard->resumes;
     stats->identifies += shard->identifies;
     stats->sends += shard->send.sends;
-    stats->send_queue += shard->send.count;
+    stats->send_queue += gw__send_waiting(&shard->send);
     stats->sends_dropped += shard->send.dropped;
     stats->polls_late += shard->polls_late;
+}
+
+/* How many shards were meant. */
+static uint32_t gw__client_sum_stats(gw_client *gw, int32_t shard, gw_stats *stats)
+{
+    uint32_t i, found = 0;
+    memset(stats, 0, sizeof *stats);
+    for (i = 0; i < gw->shard_count; i++) {
+        if (shard != GW_ALL && gw->shards[i]->id != shard) continue;
+        gw__stats_add(stats, gw->shards[i]);
+        found++;
+    }
+    if (stats->acks) stats->latency_mean_us /= stats->acks;
+    stats->identifies_left = gw->shared.gate.remaining;
+    stats->longest_turn_us = gw->longest_turn_us;
+    stats->memory_now = gw->shared.mem.now_bytes;
+    stats->memory_peak = gw->shared.mem.peak_bytes;
+    return found;
 }
 
 GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, size_t stats_bytes)
 {
     gw_stats stats;
-    uint32_t i, found = 0;
-    memset(&stats, 0, sizeof stats);
     if (out) memset(out, 0, stats_bytes);
     if (!gw || !out)
         return gw ? gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stats_read: out is NULL")
                   : (int32_t)GW_ERROR_ENDED;
-    for (i = 0; i < gw->shard_count; i++) {
-        if (shard != GW_ALL && gw->shards[i].id != shard) continue;
-        gw__stats_add(&stats, &gw->shards[i]);
-        found++;
-    }
-    if (!found) return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_stats_read");
-    if (stats.acks) stats.latency_mean_us /= stats.acks;
-    stats.identifies_left = gw->shared.gate.remaining;
-    stats.longest_turn_us = gw->longest_turn_us;
-    stats.memory_now = gw->shared.mem.now_bytes;
-    stats.memory_peak = gw->shared.mem.peak_bytes;
+    if (!gw__client_sum_stats(gw, shard, &stats) && shard != GW_ALL)
+        return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_stats_read");
     memcpy(out, &stats, GW__MIN(stats_bytes, sizeof stats));
     return GW_OK;
+}
+
+/* ---- the same numbers as Prometheus text (its "Text-based format") ---- */
+typedef enum gw__stat_unit { GW__STAT_COUNT, GW__STAT_SECONDS } gw__stat_unit;
+
+/* field of gw_stats, name behind "discord_gateway_", type, unit, 1: of each shard, help */
+#define GW__STATS(X) \
+    X(events, "events_total", "counter", COUNT, 1, "Dispatches handed out.") \
+    X(filtered, "filtered_total", "counter", COUNT, 1, "Dispatches dropped by gw_want().") \
+    X(skipped, "skipped_total", "counter", COUNT, 1, "Payloads passed over as too large.") \
+    X(wire_bytes_in, "wire_received_bytes_total", "counter", COUNT, 1, "Bytes received, TLS included.") \
+    X(wire_bytes_out, "wire_sent_bytes_total", "counter", COUNT, 1, "Bytes sent, TLS included.") \
+    X(payload_bytes, "payload_bytes_total", "counter", COUNT, 1, "JSON received.") \
+    X(heartbeats, "heartbeats_total", "counter", COUNT, 1, "Heartbeats sent.") \
+    X(acks, "acks_total", "counter", COUNT, 1, "Heartbeats answered.") \
+    X(latency_us, "latency_seconds", "gauge", SECONDS, 1, "Of the last heartbeat.") \
+    X(latency_mean_us, "latency_mean_seconds", "gauge", SECONDS, 1, "Of all heartbeats.") \
+    X(connects, "connects_total", "counter", COUNT, 1, "Connections begun.") \
+    X(resumes, "resumes_total", "counter", COUNT, 1, "Resumes sent.") \
+    X(identifies, "identifies_total", "counter", COUNT, 1, "Identifies sent.") \
+    X(identifies_left, "identifies_left", "gauge", COUNT, 0, "Identifies left in this day.") \
+    X(sends, "sends_total", "counter", COUNT, 1, "Payloads sent, heartbeats included.") \
+    X(send_queue, "send_queue", "gauge", COUNT, 1, "Commands that wait.") \
+    X(sends_dropped, "sends_dropped_total", "counter", COUNT, 1, "Commands dropped.") \
+    X(polls_late, "polls_late_total", "counter", COUNT, 1, "Heartbeats that left a second late or more.") \
+    X(longest_turn_us, "longest_turn_seconds", "gauge", SECONDS, 0, "Longest turn of gw_poll().") \
+    X(memory_now, "memory_bytes", "gauge", COUNT, 0, "Memory in use.") \
+    X(memory_peak, "memory_peak_bytes", "gauge", COUNT, 0, "Memory in use at its highest.")
+
+typedef struct gw__stat {
+    const char *name, *type, *help;
+    size_t offset;
+    gw__stat_unit unit;
+    uint32_t of_shard;
+} gw__stat;
+
+typedef struct gw__page { char *out; size_t cap, len; } gw__page;   /* counts on where the room ends */
+
+static void gw__page_add(gw__page *page, const char *format, ...) GW__FORMAT(2, 3);
+
+static void gw__page_add(gw__page *page, const char *format, ...)
+{
+    char line[200];
+    va_list list;
+    size_t len;
+    va_start(list, format);
+    len = gw__text_format_list(line, sizeof line, format, list);
+    va_end(list);
+    gw__json_put(page->out, page->cap, &page->len, line, len);
+}
+
+static void gw__page_add_stat(gw__page *page, const gw__stat *stat, const gw_stats *stats,
+                              const char *label)
+{
+    uint64_t value;
+    memcpy(&value, (const char *)stats + stat->offset, sizeof value);
+    if (stat->unit == GW__STAT_SECONDS)
+        gw__page_add(page, "discord_gateway_%s%s %llu.%06llu\n", stat->name, label,
+                     (unsigned long long)(value / 1000000u), (unsigned long long)(value % 1000000u));
+    else
+        gw__page_add(page, "discord_gateway_%s%s %llu\n", stat->name, label, (unsigned long long)value);
+}
+
+static void gw__page_add_shards(gw__page *page, gw_client *gw, const gw__stat *stat)
+{
+    gw_stats stats;
+    char label[32];
+    uint32_t i;
+    for (i = 0; i < gw->shard_count; i++) {
+        gw_stats_read(gw, gw->shards[i]->id, &stats);
+        gw__text_format(label, sizeof label, "{shard=\"%d\"}", (int)gw->shards[i]->id);
+        gw__page_add_stat(page, stat, &stats, label);
+    }
+}
+
+static void gw__page_add_live(gw__page *page, gw_client *gw)
+{
+    uint32_t i;
+    gw__page_add(page, "# HELP discord_gateway_live 1 after READY or RESUMED.\n"
+                       "# TYPE discord_gateway_live gauge\n");
+    for (i = 0; i < gw->shard_count; i++)
+        gw__page_add(page, "discord_gateway_live{shard=\"%d\"} %d\n", (int)gw->shards[i]->id,
+                     gw->shards[i]->state == GW__LIVE);
+}
+
+GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap)
+{
+#define GW__STAT(field, name, type, unit, of_shard, help) \
+    { name, type, help, offsetof(gw_stats, field), GW__STAT_##unit, of_shard },
+    static const gw__stat rows[] = { GW__STATS(GW__STAT) };
+#undef GW__STAT
+    gw__page page;
+    gw_stats stats;
+    size_t i;
+    page.out = out;
+    page.cap = cap ? cap - 1 : 0;
+    page.len = 0;
+    if (cap) out[0] = 0;
+    if (!gw || gw__client_in_hook(gw)) return 0;
+    gw__client_sum_stats(gw, GW_ALL, &stats);
+    gw__page_add_live(&page, gw);
+    for (i = 0; i < GW__COUNT(rows); i++) {
+        gw__page_add(&page, "# HELP discord_gateway_%s %s\n# TYPE discord_gateway_%s %s\n", rows[i].name,
+                     rows[i].help, rows[i].name, rows[i].type);
+        if (rows[i].of_shard) gw__page_add_shards(&page, gw, &rows[i]);
+        else gw__page_add_stat(&page, &rows[i], &stats, "");
+    }
+    if (cap) out[GW__MIN(page.len, cap - 1)] = 0;
+    return page.len;
 }
 
 /* Of one shard: what it always has, and the larger of a handshake's memory and of what a live

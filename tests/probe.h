@@ -76,6 +76,14 @@ static int probe_fail(probe *p, const gw__fault *fault)
 }
 
 /* The link is over: why? */
+static GW__UNUSED int probe_fail_ws(probe *p, const gw__ws *ws)
+{
+    gw__fault fault;
+    memset(&fault, 0, sizeof fault);
+    gw__fault_set(&fault, GW_REASON_PROTOCOL, ws->close_code, "WebSocket: %s", ws->why);
+    return probe_fail(p, &fault);
+}
+
 static int probe_fail_link(probe *p)
 {
     return probe_fail(p, &p->link.fault);

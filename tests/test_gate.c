@@ -93,24 +93,57 @@ TEST(gate_no_concurrency_is_one_and_too_much_is_bounded)
     end();
 }
 
-TEST(gate_widens_without_losing_permits)
+TEST(gate_changes_its_buckets_once_no_permit_is_out)
 {
     begin(1);
     CHECK_U64(take(0, 0), 0);
-    gw__gate_widen(&gate, 3);
+    gw__gate_resize(&gate, 3);
+    CHECK_EQ(gate.concurrency, 1);
+    CHECK(take(1, 0) > 0);                          /* its bucket is about to change */
+    spend(0, 100);
+    CHECK(take(1, 100) > 0);                        /* whose Identify that was is not known any more */
     CHECK_EQ(gate.concurrency, 3);
-    CHECK(take(3, 0) > 0);
-    CHECK_U64(take(1, 0), 0);
-    CHECK_U64(take(2, 0), 0);
-    gw__gate_widen(&gate, 2);                       /* never narrower */
-    CHECK_EQ(gate.concurrency, 3);
+    CHECK_U64(take(1, 5600), 0);
+    CHECK_U64(take(2, 5600), 0);
+    CHECK(take(4, 5600) > 0);
+    gw__gate_return(&gate, 1, 5600);
+    gw__gate_return(&gate, 2, 5600);
+    gw__gate_resize(&gate, 2);
+    CHECK_EQ(gate.concurrency, 2);
+    CHECK_U64(take(2, 5600), 0);
+    CHECK(take(0, 5600) > 0);
+    end();
+}
+
+TEST(gate_without_memory_for_more_buckets_goes_on_with_fewer)
+{
+    static uint8_t block[512];
+    begin(1);
+    gw__gate_free(&gate);
+    CHECK(gw__mem_init_block(&mem, block, sizeof block));
+    CHECK(gw__gate_init(&gate, &mem, 1));
+    gw__gate_resize(&gate, 1000);
+    CHECK_EQ(gate.concurrency, 1);
+    CHECK_U64(take(0, 0), 0);
+    end();
+}
+
+TEST(gate_refills_to_what_the_server_allows)
+{
+    begin(1);
+    gw__gate_limit(&gate, 2000, 1, 5000, 0);
+    CHECK_U64(take(0, 0), 0);
+    spend(0, 10);
+    CHECK_U64(take(0, 6000), 0);
+    CHECK_EQ(gate.remaining, 2000);
+    gw__gate_return(&gate, 0, 6000);
     end();
 }
 
 TEST(gate_nothing_left_waits_exactly_until_the_reset)
 {
     begin(1);
-    gw__gate_limit(&gate, 0, 7000, 500);
+    gw__gate_limit(&gate, 1000, 0, 7000, 500);
     CHECK_U64(take(0, 1000), 6500);
     CHECK(by_budget);
     CHECK_U64(take(0, 7499), 1);
@@ -122,7 +155,7 @@ TEST(gate_nothing_left_waits_exactly_until_the_reset)
 TEST(gate_permits_that_are_out_count_against_what_is_left)
 {
     begin(4);
-    gw__gate_limit(&gate, 1, 3600000, 0);
+    gw__gate_limit(&gate, 1000, 1, 3600000, 0);
     CHECK_U64(take(0, 0), 0);
     CHECK(take(1, 0) > 0);
     spend(0, 10);
@@ -163,7 +196,7 @@ TEST(gate_counts_its_own_identifies_and_stops_before_the_limit)
 TEST(gate_reset_while_a_permit_is_out_keeps_the_count_right)
 {
     begin(1);
-    gw__gate_limit(&gate, 1, 1000, 0);
+    gw__gate_limit(&gate, 1000, 1, 1000, 0);
     CHECK_U64(take(0, 900), 0);
     spend(0, 1100);
     CHECK_EQ(gate.remaining, 999);

@@ -10,12 +10,19 @@ static gw__session session;
 static gw__fault fault;
 static int32_t detail;
 
+/* ... and the handshake is done. */
+static void begin_connection(void)
+{
+    gw__session_begin_connection(&session);
+    session.has_shaken = 1;
+}
+
 static void begin(void)
 {
     memset(&session, 0, sizeof session);
     memset(&fault, 0, sizeof fault);
     detail = 0;
-    gw__session_begin_connection(&session);
+    begin_connection();
 }
 
 /* A session that can be resumed. */
@@ -23,6 +30,7 @@ static void begin_alive(void)
 {
     begin();
     strcpy(session.id, "abc");
+    session.begun = 1;
     session.has_received = 1;
     session.received_seq = 41;
 }
@@ -156,7 +164,7 @@ TEST(session_only_ready_or_resumed_resets_the_backoff)
     CHECK_EQ(session.attempts, 1);
     hello();
     CHECK_EQ(session.attempts, 1);
-    gw__session_begin_connection(&session);
+    begin_connection();
     CHECK_EQ(session.attempts, 2);
     gw__session_on_ready(&session);
     CHECK_EQ(session.attempts, 0);
@@ -376,7 +384,7 @@ TEST(session_that_brings_nothing_is_resumed_more_and_more_slowly)
     uint32_t wait_ms, i;
     begin_alive();
     for (i = 1; i <= 10; i++) {
-        gw__session_begin_connection(&session);
+        begin_connection();
         gw__session_on_ready(&session);
         gw__session_after(&session, gw__ending_of(GW_REASON_LOST, 0), 1000000, UINT32_MAX, &wait_ms);
         CHECK_U64(wait_ms, i <= 3 ? 0 : GW__MIN(500u << GW__MIN(i - 3, 7u), 60000u));
@@ -392,7 +400,7 @@ TEST(session_that_lived_long_is_resumed_at_once_even_if_nothing_came)
     uint32_t wait_ms, i;
     begin_alive();
     for (i = 1; i <= 10; i++) {
-        gw__session_begin_connection(&session);
+        begin_connection();
         gw__session_on_ready(&session);
         session.live_ms = i * 3600000;
         gw__session_after(&session, gw__ending_of(GW_REASON_ASKED, 0), (i + 1) * 3600000, UINT32_MAX, &wait_ms);
@@ -420,6 +428,7 @@ TEST(session_that_does_not_live_a_minute_is_identified_more_and_more_slowly)
     session.attempts = 0;
     for (i = 1; i <= 8; i++) {
         strcpy(session.id, "abc");
+    session.begun = 1;
         session.ready_ms = 1000000;
         gw__session_after(&session, gw__ending_of(GW_REASON_CLOSE_CODE, 4009), 1005000, UINT32_MAX, &wait_ms);
         CHECK_U64(wait_ms, GW__MIN(500u << GW__MIN(i, 7u), 60000u));
@@ -489,7 +498,7 @@ TEST(session_stale_ack_flag_does_not_kill_the_next_connection)
     hello();
     gw__session_on_beat_due(&session, 1, session.next_beat_ms, &fault);
     CHECK_EQ(session.beat_unanswered, 1);
-    gw__session_begin_connection(&session);
+    begin_connection();
     memset(&fault, 0, sizeof fault);
     CHECK_U64(session.next_beat_ms, GW__NEVER);
     hello();
@@ -523,12 +532,14 @@ static gw__url parse(const char *text)
 
 static gw__fault take_ready(const char *cached, const char *d)
 {
+    gw_ready ready;
     gw__fault refused;
     gw_json body = json(d);
     gw__url url = parse(cached);
     memset(&refused, 0, sizeof refused);
     begin();
-    gw__session_take_ready(&session, &body, &url, "a.token.of.a.bot", &refused);
+    gw_read_ready(&body, &ready);
+    gw__session_take_ready(&session, &ready, &url, "a.token.of.a.bot", &refused);
     return refused;
 }
 
@@ -633,7 +644,7 @@ static const char *say_identify(const gw__identity *identity, int32_t shard)
     gw__mem_init(&mem, NULL, NULL);
     gw__buf_init(&out, &mem, sizeof said);
     said[0] = 0;
-    if (CHECK(gw__session_write_identify(&out, identity, shard)))
+    if (CHECK(gw__session_write_identify(&out, identity, shard, identity->presence)))
         snprintf(said, sizeof said, "%.*s", (int)gw__buf_len(&out), (const char *)gw__buf_data(&out));
     gw__buf_free(&out);
     CHECK(gw__json_is_valid(said, strlen(said)));

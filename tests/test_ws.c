@@ -83,9 +83,7 @@ static int feed_chunk(gw__ws *ws, trace *t, const uint8_t *bytes, size_t len)
     if (found == GW__WS_NEED_MORE) CHECK_EQ(used, left);
     else {
         t->close_code = ws->close_code;
-        memcpy(t->why, ws->fault.text, sizeof t->why);
-        CHECK_EQ(ws->fault.reason, GW_REASON_PROTOCOL);
-        CHECK_EQ(ws->fault.code, ws->close_code);
+        snprintf(t->why, sizeof t->why, "WebSocket: %s", ws->why);
         CHECK_EQ(gw__ws_next(ws, at, left, &used, &piece), GW__WS_BROKEN);     /* and stays so */
         CHECK_EQ(used, 0);
     }

@@ -15,7 +15,7 @@ static int on_bytes(probe *p, gw__ws *ws, const uint8_t *bytes, size_t len)
     switch (gw__ws_next(ws, bytes, len, &used, &piece)) {
     case GW__WS_NEED_MORE: break;
     case GW__WS_DATA:      found = piece.opcode == GW__WS_TEXT && piece.ends_message; break;
-    case GW__WS_BROKEN:    found = probe_fail(p, &ws->fault) - 1; break;
+    case GW__WS_BROKEN:    found = probe_fail_ws(p, ws) - 1; break;
     case GW__WS_CONTROL:
         if (piece.opcode == GW__WS_PING) probe_write(p, GW__WS_PONG, piece.bytes, piece.len);
         if (piece.opcode != GW__WS_CLOSE) break;

@@ -51,7 +51,7 @@ static int echo_on_bytes(echo *e, const uint8_t *bytes, size_t len)
     case GW__WS_NEED_MORE: break;
     case GW__WS_DATA:      goes_on = echo_on_piece(e, &piece); break;
     case GW__WS_CONTROL:   goes_on = echo_on_control(e, &piece); break;
-    case GW__WS_BROKEN:    goes_on = probe_fail(&e->base, &e->ws.fault); break;
+    case GW__WS_BROKEN:    goes_on = probe_fail_ws(&e->base, &e->ws); break;
     }
     gw__link_take(&e->base.link, used);
     e->base.link.held = gw__buf_len(&e->base.link.out) > BACKLOG_MAX;
