@@ -1,18 +1,25 @@
-/* Every opcode that a server can send, and every way in which it can end a connection, in every state that can meet it:
- * what the caller is told, what the gateway sees, what comes next and where, and what becomes of the session. */
+/* Every opcode that a server can send, and every way in which it can end a connection, in every
+ * state that can meet it: what the caller is told, what the gateway sees, what comes next and
+ * where, and what becomes of the session. */
 #define DISCORD_GATEWAY_IMPLEMENTATION
 #include "discord_gateway.h"
 #include "world.h"
 
+#define LENGTH(array) (sizeof(array) / sizeof *(array))
 static world w;
 
 /* ---- the states, and the way into each ---- */
 enum { HELLO, HELLO_AGAIN, IDENTIFYING, RESUMING, LIVE, CLOSING, STATES };
 static const struct { const char *name, *words; int has_session; } states[STATES] = {
-    { "HELLO", "HELLO, without a session", 0 }, { "HELLO", "HELLO, with a session", 1 }, { "IDENTIFYING",
-        "IDENTIFYING", 0 },
-    { "RESUMING", "RESUMING", 1 }, { "LIVE", "LIVE", 1 }, { "CLOSING", "CLOSING", 1 }
+    { "HELLO", "HELLO, without a session", 0 }, { "HELLO", "HELLO, with a session", 1 },
+    { "IDENTIFYING", "IDENTIFYING", 0 }, { "RESUMING", "RESUMING", 1 }, { "LIVE", "LIVE", 1 },
+    { "CLOSING", "CLOSING", 1 }
 };
+
+static uint32_t is_second_connection(int state)
+{
+    return state == HELLO_AGAIN || state == RESUMING;
+}
 
 #define CACHED_URL "ws://127.0.0.1/?v=10&encoding=json"
 #define RESUME_URL "ws://127.0.0.1:8080/resume?v=10&encoding=json"
@@ -37,14 +44,15 @@ static void reach(int state)
     world_init(&w);
     w.keep_log = 1;
     w.cfg.log_level = GW_LOG_DEBUG;
-    world_begin(&w, state == HELLO ? "next 1 no_hello" : state == IDENTIFYING ? "next 1 no_ready" : NULL);
+    world_begin(&w, state == HELLO ? "next 1 no_hello"
+                    : state == IDENTIFYING ? "next 1 no_ready" : NULL);
     if (state == HELLO) WORLD_EXPECT(&w, GW_OPENED, 1000);
     if (state == IDENTIFYING) WORLD_EXPECT(&w, GW_IDENTIFYING, 1000);
     if (states[state].has_session) {
         WORLD_EXPECT(&w, GW_READY, 1000);
         world_advance(&w, 10000);                   /* another Identify may go at once */
     }
-    if (state == HELLO_AGAIN || state == RESUMING) {
+    if (is_second_connection(state)) {
         world_script(&w, state == RESUMING ? "next 1 no_ready" : "next 1 no_hello");
         world_do(&w, "cut");
         WORLD_EXPECT(&w, GW_OPENED, 1000);
@@ -90,27 +98,29 @@ static void check_goes_on(int state, uint64_t opens, size_t ends)
     CHECK_U64(world_count_events(&w, GW_DISCONNECTED), ends);
     CHECK_U64(world_count_events(&w, GW_SESSION_LOST), 0);
     CHECK_U64(world_count(&w, WORLD_EV("identify"), NULL), 1);
-    CHECK_U64(world_count(&w, WORLD_EV("resume"), NULL), state == HELLO_AGAIN || state == RESUMING);
-    CHECK_U64(world_count_events(&w, GW_RESUMED), state == HELLO_AGAIN || state == RESUMING);
+    CHECK_U64(world_count(&w, WORLD_EV("resume"), NULL), is_second_connection(state));
+    CHECK_U64(world_count_events(&w, GW_RESUMED), is_second_connection(state));
 }
 
-/* A sentence: printable, no piece of a format, no name of the implementation, no end in the middle. */
+/* A sentence: printable, no piece of a format, no name of the implementation, not cut. */
 static void check_is_for_a_person(const char *text)
 {
     size_t len = strlen(text), i;
     CHECK(len >= 20);
     CHECK(strchr(text, ' ') != NULL);
-    CHECK(strstr(text, "(null)") == NULL && strchr(text, '%') == NULL && strstr(text, "gw__") == NULL);
-    CHECK(strstr(text, "GW__") == NULL && strstr(text, "  ") == NULL);
+    CHECK(strstr(text, "(null)") == NULL && strchr(text, '%') == NULL);
+    CHECK(strstr(text, "gw__") == NULL && strstr(text, "GW__") == NULL);
+    CHECK(strstr(text, "  ") == NULL);
     CHECK(len && strchr(" :,;(", text[len - 1]) == NULL);
-    for (i = 0; i < len; i++) if (!CHECK((uint8_t)text[i] >= 0x20 && (uint8_t)text[i] != 0x7F)) break;
+    for (i = 0; i < len; i++)
+        if (!CHECK((uint8_t)text[i] >= 0x20 && (uint8_t)text[i] != 0x7F)) break;
 }
 
 typedef struct wanted_end {
     uint32_t reason, will, from_ms, to_ms;
     int32_t code;
     int lost;                           /* a session that was there */
-    const char *url;                    /* NULL: either */
+    const char *url;
 } wanted_end;
 
 static void check_saw_new_session(int state, const wanted_end *wanted)
@@ -142,23 +152,26 @@ static void check_ends(int state, const wanted_end *wanted)
     CHECK_EQ(end.will, wanted->will);
     CHECK(end.in_ms >= wanted->from_ms && end.in_ms <= wanted->to_ms);
     check_is_for_a_person(end.message);
-    if (wanted->lost) CHECK_U64(world_count_events(&w, GW_SESSION_LOST), 1);        /* told at once */
+    if (wanted->lost) CHECK_U64(world_count_events(&w, GW_SESSION_LOST), 1);    /* told at once */
     next = *world_last(&w, GW_CONNECTING);
     if (next.at_ms < end.at_ms || end.in_ms) {
         world_advance(&w, end.in_ms + 1u);
         next = *world_last(&w, GW_CONNECTING);
     }
     CHECK(next.at_ms >= end.at_ms + end.in_ms && next.at_ms <= end.at_ms + end.in_ms + 1);
-    if (wanted->url) CHECK_TEXT(next.message, wanted->url);
-    if (wanted->will == GW_NEXT_RESUME && !strcmp(next.message, CACHED_URL)) w.violations_expected = 1;
-    if (wanted->will == GW_NEXT_RESUME) check_saw_resume(state, wanted);
-    else check_saw_new_session(state, wanted);
+    CHECK_TEXT(next.message, wanted->url);
+    if (wanted->will == GW_NEXT_RESUME) {
+        w.violations_expected = !strcmp(next.message, CACHED_URL);      /* resume_on_wrong_url */
+        check_saw_resume(state, wanted);
+    } else {
+        check_saw_new_session(state, wanted);
+    }
     world_advance(&w, 120000);
     CHECK_EQ(gw_shard_live(w.gw, 0), 1);
-    CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 1u + (state == HELLO_AGAIN || state == RESUMING));
+    CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 1u + is_second_connection(state));
 }
 
-/* After our own Close nothing counts any more; the next process finds the session as the gateway left it. */
+/* After our own Close nothing counts; the next process finds the session as the gateway left it. */
 static void check_stopped(int session_is_dead)
 {
     static char text[GW_SESSION_MAX];
@@ -186,7 +199,7 @@ static void check_never_spun(void)
     CHECK(w.opens <= 3);
 }
 
-/* ---- opcodes: protocol digest, "Opcodes", "Sequence of a connection", "What each signal means" ---- */
+/* ---- opcodes: protocol digest, "Opcodes" and "What each signal means" ---- */
 enum { QUIET, HANDS_OUT, BEATS, GREETS, ENDS };
 typedef struct op_case {
     const char *words, *command;        /* "@": a sequence number that comes next */
@@ -198,7 +211,8 @@ typedef struct op_case {
 #define HELLO_BODY "{\"op\":10,\"d\":{\"heartbeat_interval\":41250},\"s\":null,\"t\":null}"
 static const op_case op_cases[] = {
     { "0", "raw {\"t\":\"TYPING_START\",\"s\":@,\"op\":0,\"d\":{\"n\":1}}", HANDS_OUT, 0, 0 },
-    { "0 of an unknown name", "raw {\"t\":\"TYPING_STARTS\",\"s\":@,\"op\":0,\"d\":{\"n\":1}}", HANDS_OUT, 0, 0 },
+    { "0 unknown", "raw {\"t\":\"TYPING_STARTS\",\"s\":@,\"op\":0,\"d\":{\"n\":1}}", HANDS_OUT, 0,
+        0 },
     { "1", "op1", BEATS, 0, 0 },
     { "1 with a number", "raw {\"op\":1,\"d\":251}", BEATS, 0, 0 },
     { "1 without d", "raw {\"op\":1}", BEATS, 0, 0 },
@@ -231,15 +245,16 @@ static const op_case op_cases[] = {
 static void check_op_ends(int state, const op_case *row)
 {
     wanted_end wanted;
-    int by_op9 = row->reason == GW_REASON_INVALID_SESSION;
     memset(&wanted, 0, sizeof wanted);
     wanted.reason = row->reason;
     wanted.lost = row->session_is_dead && states[state].has_session;
-    wanted.will = states[state].has_session && !row->session_is_dead ? GW_NEXT_RESUME : GW_NEXT_IDENTIFY;
-    wanted.to_ms = state == LIVE ? 0 : 1000;                            /* the first attempt, then with backoff */
-    if (by_op9 && row->session_is_dead) { wanted.from_ms = 1000; wanted.to_ms = 5000; }
-    if (state == IDENTIFYING) { wanted.from_ms = 5000; wanted.to_ms = 6000; }      /* the bucket, op 9 or not */
-    wanted.url = wanted.will == GW_NEXT_IDENTIFY ? CACHED_URL : state == HELLO_AGAIN ? NULL : RESUME_URL;
+    wanted.will = states[state].has_session && !row->session_is_dead ? GW_NEXT_RESUME
+                                                                      : GW_NEXT_IDENTIFY;
+    wanted.to_ms = state == LIVE ? 0 : 1000;        /* the first attempt, then with backoff */
+    if (row->session_is_dead) { wanted.from_ms = 1000; wanted.to_ms = 5000; }
+    if (state == IDENTIFYING) { wanted.from_ms = 5000; wanted.to_ms = 6000; }   /* the bucket */
+    wanted.url = wanted.will == GW_NEXT_RESUME ? RESUME_URL : CACHED_URL;
+    if (state == HELLO_AGAIN && wanted.will == GW_NEXT_RESUME) wanted.url = CACHED_URL;
     CHECK_U64(world_count(&w, WORLD_EV("close_received"), "\"code\":4000,\"answer\":false"), 1);
     check_ends(state, &wanted);
 }
@@ -248,8 +263,8 @@ static void check_op_beats(int state, size_t beats)
 {
     char line[300];
     CHECK_U64(world_count(&w, WORLD_EV("heartbeat"), NULL), beats + 1);
-    CHECK(world_line(&w, WORLD_EV("heartbeat"), states[state].has_session ? "\"d\":3" : "\"d\":null", beats, line,
-        sizeof line));
+    CHECK(world_line(&w, WORLD_EV("heartbeat"), NULL, beats, line, sizeof line));
+    CHECK_HAS(line, states[state].has_session ? "\"d\":3," : "\"d\":null,");
     CHECK_U64(world_time(&w, WORLD_EV("heartbeat"), beats), world_sim_ms(&w));
 }
 
@@ -300,7 +315,7 @@ static void run_op(int state, const op_case *row)
 static void run_ops(int state)
 {
     size_t i;
-    for (i = 0; i < sizeof op_cases / sizeof op_cases[0]; i++) run_op(state, &op_cases[i]);
+    for (i = 0; i < LENGTH(op_cases); i++) run_op(state, &op_cases[i]);
 }
 
 TEST(opcodes_before_hello_without_a_session) { run_ops(HELLO); }
@@ -310,7 +325,7 @@ TEST(opcodes_while_resume_is_unanswered) { run_ops(RESUMING); }
 TEST(opcodes_of_a_live_session) { run_ops(LIVE); }
 TEST(opcodes_after_our_own_close_change_nothing) { run_ops(CLOSING); }
 
-/* Such a connect counts as failed: a resume host that only ever says so must not hold the session for ever. */
+/* Such a connect counts as failed: a resume host that only says so must not hold us for ever. */
 TEST(opcodes_7_and_9_true_before_hello_lead_to_the_other_host_in_turn)
 {
     static const char *const commands[] = { "op7", "op9 true" };
@@ -336,14 +351,16 @@ TEST(opcodes_7_and_9_true_before_hello_lead_to_the_other_host_in_turn)
 /* A server that sends the same again and again, each time a connection comes so far. */
 TEST(opcodes_that_come_at_every_connection_make_no_hot_loop)
 {
-    static const char *const scripts[] = { "on open op7", "on open op9 true", "on open op9 false", "on open no_op",
-        "on identify op7",
-        "on identify op9 true", "on identify op9 false", "on identify no_op", "on ready op7\non resumed op7",
-        "on ready op9 true\non resumed op9 true", "on ready op9 false", "on ready no_op\non resumed no_op",
-        "on ready cut\non resume op7", "on ready cut\non resume op9 true", "on ready cut\non resume op9 false",
-        "on ready cut\non resume no_op" };
+    static const char *const scripts[] = {
+        "on open op7", "on open op9 true", "on open op9 false", "on open no_op", "on identify op7",
+        "on identify op9 true", "on identify op9 false", "on identify no_op",
+        "on ready op7\non resumed op7", "on ready op9 true\non resumed op9 true",
+        "on ready op9 false", "on ready no_op\non resumed no_op", "on ready cut\non resume op7",
+        "on ready cut\non resume op9 true", "on ready cut\non resume op9 false",
+        "on ready cut\non resume no_op"
+    };
     size_t i;
-    for (i = 0; i < sizeof scripts / sizeof scripts[0]; i++) {
+    for (i = 0; i < LENGTH(scripts); i++) {
         int failures = check_failures;
         world_init(&w);
         w.any_violations = 1;
@@ -351,12 +368,12 @@ TEST(opcodes_that_come_at_every_connection_make_no_hot_loop)
         world_advance(&w, 600000);
         CHECK(w.opens >= 8);                        /* it never gives up ... */
         CHECK(w.opens <= 150);
-        CHECK(sim_get_stats(w.gateway)->identifies <= 110);             /* ... nor storms the gateway */
+        CHECK(sim_get_stats(w.gateway)->identifies <= 110);     /* ... nor storms the gateway */
         CHECK_U64(world_count_events(&w, GW_FATAL), 0);
         CHECK_U64(world_count(&w, "identify_too_fast", NULL), 0);
-        if (check_failures != failures) fprintf(stderr, "    %s: %u opens, %u identifies\n", scripts[i],
-            (unsigned)w.opens,
-            (unsigned)sim_get_stats(w.gateway)->identifies);
+        if (check_failures != failures)
+            fprintf(stderr, "    %s: %u opens, %u identifies\n", scripts[i], (unsigned)w.opens,
+                    (unsigned)sim_get_stats(w.gateway)->identifies);
         world_end(&w);
     }
 }
@@ -378,10 +395,9 @@ TEST(opcodes_second_hello_makes_no_second_timer)
 TEST(opcodes_that_are_no_numbers_end_or_pass_and_the_client_lives)
 {
     static const char *const ops[] = { "null", "\"7\"", "-1", "1.5", "7e0", "true", "{}", "[7]",
-        "18446744073709551616",
-        "-9223372036854775808", "007", "" };
+        "18446744073709551616", "-9223372036854775808", "007", "" };
     size_t i;
-    for (i = 0; i < sizeof ops / sizeof ops[0]; i++) {
+    for (i = 0; i < LENGTH(ops); i++) {
         int failures = check_failures;
         char command[80];
         reach(LIVE);
@@ -405,16 +421,18 @@ typedef struct close_case { int code, next; const char *words; } close_case;
 
 static const close_case close_cases[] = {
     { FIN, RESUME, "" }, { RST, RESUME, "" }, { WITHOUT_CODE, RESUME, "without a code" },
-    { 1000, RESUME, "1000" }, { 1001, RESUME, "1001" }, { 1002, RESUME, "1002" }, { 1003, RESUME, "1003" },
-    { 1007, RESUME, "1007" }, { 1008, RESUME, "1008" }, { 1009, RESUME, "1009" }, { 1010, RESUME, "1010" },
-    { 1011, RESUME, "1011" }, { 1012, RESUME, "1012" }, { 1013, RESUME, "1013" }, { 1014, RESUME, "1014" },
-    { 3000, RESUME, "3000" }, { 4000, RESUME, "error" }, { 4001, RESUME, "opcode" }, { 4002, RESUME, "4,096" },
-    { 4003, IDENTIFY, "identifying" }, { 4004, FATAL, "Developer Portal" }, { 4005, RESUME, "twice" },
-    { 4006, IDENTIFY, "no longer valid" }, { 4007, IDENTIFY, "sequence number" }, { 4008, RESUME, "120" },
-    { 4009, IDENTIFY, "timed out" }, { 4010, FATAL, "shard" }, { 4011, FATAL, "2,500" }, { 4012, FATAL, "version" },
-    { 4013, FATAL, "intents" }, { 4014, FATAL, "Developer Portal" }, { 4015, RESUME, "4015" },
-    { 4444, RESUME, "4444" },
-    { 4998, RESUME, "4998" }, { 4999, RESUME, "4999" }
+    { 1000, RESUME, "closed" }, { 1001, RESUME, "went away" }, { 1002, RESUME, "proxy" },
+    { 1003, RESUME, "proxy" }, { 1007, RESUME, "proxy" }, { 1008, RESUME, "proxy" },
+    { 1009, RESUME, "proxy" }, { 1010, RESUME, "proxy" }, { 1011, RESUME, "proxy" },
+    { 1012, RESUME, "proxy" }, { 1013, RESUME, "proxy" }, { 1014, RESUME, "proxy" },
+    { 3000, RESUME, "closed" }, { 4000, RESUME, "error" }, { 4001, RESUME, "opcode" },
+    { 4002, RESUME, "4,096" }, { 4003, IDENTIFY, "identifying" },
+    { 4004, FATAL, "Developer Portal" }, { 4005, RESUME, "twice" },
+    { 4006, IDENTIFY, "no longer valid" }, { 4007, IDENTIFY, "sequence number" },
+    { 4008, RESUME, "120" }, { 4009, IDENTIFY, "timed out" },
+    { 4010, FATAL, "shard" }, { 4011, FATAL, "2,500" }, { 4012, FATAL, "version" },
+    { 4013, FATAL, "intents" }, { 4014, FATAL, "Developer Portal" }, { 4015, RESUME, "closed" },
+    { 4444, RESUME, "closed" }, { 4998, RESUME, "closed" }, { 4999, RESUME, "closed" }
 };
 
 static void check_close_message(const close_case *row, const char *text)
@@ -462,7 +480,8 @@ static void check_close_goes_on(int state, const close_case *row)
     wanted.reason = row->code < 0 ? GW_REASON_LOST : GW_REASON_CLOSE_CODE;
     wanted.code = row->code < 0 ? 0 : row->code;
     wanted.lost = row->next == IDENTIFY && states[state].has_session;
-    wanted.will = row->next == RESUME && states[state].has_session ? GW_NEXT_RESUME : GW_NEXT_IDENTIFY;
+    wanted.will = row->next == RESUME && states[state].has_session ? GW_NEXT_RESUME
+                                                                   : GW_NEXT_IDENTIFY;
     wanted.to_ms = state == LIVE && row->next == RESUME ? 0 : 1000;
     if (state == IDENTIFYING) { wanted.from_ms = 5000; wanted.to_ms = 6000; }
     if (row->code == 4008) { wanted.from_ms = 60000; wanted.to_ms = 61000; }
@@ -472,6 +491,12 @@ static void check_close_goes_on(int state, const close_case *row)
     check_ends(state, &wanted);
 }
 
+static void write_end(int code, char *out, size_t cap)
+{
+    if (code > 0) snprintf(out, cap, "close %d because \xC3\xBC so", code);
+    else snprintf(out, cap, "%s", code == FIN ? "cut" : code == RST ? "reset" : "close_empty");
+}
+
 static void run_close(int state, const close_case *row)
 {
     int failures = check_failures;
@@ -479,18 +504,18 @@ static void run_close(int state, const close_case *row)
     uint64_t opens;
     reach(state);
     opens = w.opens;
-    snprintf(command, sizeof command, row->code > 0 ? "close %d because \xC3\xBC so" : "close_empty", row->code);
-    world_do(&w, row->code == FIN ? "cut" : row->code == RST ? "reset" : command);
+    write_end(row->code, command, sizeof command);
+    world_do(&w, command);
     world_settle(&w);
-    snprintf(answer, sizeof answer, "\"code\":%d,\"answer\":true", row->code <= 1001 ? 4000 : row->code);
+    snprintf(answer, sizeof answer, "\"code\":%d,\"answer\":true",
+             row->code <= 1001 ? 4000 : row->code);
     CHECK_U64(world_count(&w, WORLD_EV("close_received"), answer), row->code >= 0);
     CHECK_U64(world_count(&w, WORLD_EV("close_received"), "\"answer\":false"), 0);
     if (row->next == FATAL) check_close_is_fatal(row, opens);
     else check_close_goes_on(state, row);
     check_never_spun();
     if (check_failures != failures) {
-        fprintf(stderr, "    %s in %s\n", row->code == FIN ? "FIN" : row->code == RST ? "RST" : command,
-            states[state].words);
+        fprintf(stderr, "    %s in %s\n", command, states[state].words);
         world_print_events(&w);
     }
     world_end(&w);
@@ -499,7 +524,7 @@ static void run_close(int state, const close_case *row)
 static void run_closes(int state)
 {
     size_t i;
-    for (i = 0; i < sizeof close_cases / sizeof close_cases[0]; i++) run_close(state, &close_cases[i]);
+    for (i = 0; i < LENGTH(close_cases); i++) run_close(state, &close_cases[i]);
 }
 
 TEST(closes_before_hello_without_a_session) { run_closes(HELLO); }
