@@ -218,7 +218,7 @@ TEST(events_unwanted_are_not_handed_out_and_their_seq_counts)
     begin_live(NULL);
     for (i = 0; i < EVENT_COUNT; i++) {
         int failures = check_failures;
-        char d[200];
+        char d[200], text[GW_SESSION_MAX], taken[40];
         size_t had = w.event_count;
         if (events[i].type == GW_READY || events[i].type == GW_RESUMED) {
             CHECK_EQ(gw_want(w.gw, events[i].type, 0), GW_ERROR_ARGUMENT);
@@ -234,6 +234,9 @@ TEST(events_unwanted_are_not_handed_out_and_their_seq_counts)
         CHECK_U64(after.filtered, before.filtered + 1);
         CHECK_U64(after.events, before.events);
         CHECK_U64(last_beat(), 2 * i);              /* two a row, from the third row on */
+        gw_session_save(w.gw, GW_ALL, text, sizeof text);
+        snprintf(taken, sizeof taken, "\n0 0 1 %u ", (unsigned)(2 * i));
+        CHECK_HAS(text, taken);                     /* it counts as taken as well */
         CHECK_EQ(gw_want(w.gw, events[i].type, 1), GW_OK);
         send_event(i, d, sizeof d);
         CHECK_U64(WORLD_EXPECT(&w, events[i].type, 100)->seq, 2 * i + 1);
@@ -515,7 +518,8 @@ TEST(facts_guild_finds_its_shard_by_unsigned_arithmetic)
     static const struct { uint64_t guild; int32_t total, shard; } cases[] = {
         { UINT64_C(1098765432109876543), 3, 2 }, { UINT64_C(1098765432109876543), 16, 1 },
         { UINT64_MAX, 3, 0 }, { UINT64_MAX, 16, 15 }, { UINT64_C(9223372036854775808), 3, 2 },
-        { 0, 16, 0 }, { 4194303, 16, 0 }, { 4194304, 16, 1 }
+        { UINT64_MAX, 7, 0 }, { UINT64_C(9223372036854775808), 7, 4 }, { 0, 16, 0 },
+        { 4194303, 16, 0 }, { 4194304, 16, 1 }
     };
     size_t i;
     for (i = 0; i < LENGTH(cases); i++) {
