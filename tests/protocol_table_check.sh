@@ -1,7 +1,7 @@
 #!/bin/sh
 # Is each row of PROTOCOL.md shown by a test? A row names tests as `FILE: NAME`; each of them must
-# stand in that file, as TEST(NAME) or "def NAME(". A row that is marked (missing), or names nothing,
-# fails; "(not ours: why)" is fine.
+# stand in that file, as TEST(NAME) or "def NAME(". A row that is marked (missing), or names
+# nothing, fails; "(not ours: why)" is fine.
 #   tests/protocol_table_check.sh [PROTOCOL.md]
 # Ends with "protocol_table_check: N passed, N failed".
 
