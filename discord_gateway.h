@@ -7267,7 +7267,7 @@ static uint32_t gw__retry_after_ms(double seconds)
 {
     if (!(seconds > 0)) return 0;
     if (seconds >= GW__RETRY_AFTER_MAX_MS / 1000u) return GW__RETRY_AFTER_MAX_MS;
-    return (uint32_t)(seconds * 1000.0) + 1;
+    return (uint32_t)(seconds * 1000.0) + ((uint32_t)(seconds * 1000.0) < seconds * 1000.0);
 }
 
 GW_API int32_t gw_read_ready(const gw_json *d, gw_ready *out)
@@ -7842,11 +7842,9 @@ static void gw__send_forget_old(gw__send *send, uint64_t now_ms)
 
 static int gw__send_may_leave(gw__send *send, int by_caller, uint32_t interval_ms, uint64_t now_ms)
 {
-    uint32_t share = gw__send_share(interval_ms);
     gw__send_forget_old(send, now_ms);
-    if (!by_caller) return send->sent_count < GW__SEND_TOTAL;
-    /* whoever sent what, the beats that are to come must find a place */
-    return send->caller_count < share && send->sent_count <= share;
+    if (send->sent_count == GW__SEND_TOTAL) return 0;
+    return !by_caller || send->caller_count < gw__send_share(interval_ms);
 }
 
 /* The permit is taken before the payload is written. */

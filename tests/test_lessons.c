@@ -1423,7 +1423,6 @@ TEST(members_not_found_may_be_numbers)
     world_end(&w);
 }
 
-#ifdef GW__HAS_COMMANDS
 /* ---- typed commands; shards that are counted by Discord, or started and stopped by hand ---- */
 
 #define GUILD UINT64_C(838860800000000000)      /* the world's first guild */
@@ -1734,6 +1733,5 @@ TEST(shards_recommended_beyond_the_budget_wait_for_the_reset)
     for (i = 0; i < 2; i++) WORLD_EXPECT(&w, GW_READY, 20000);
     world_end(&w);
 }
-#endif
 
 CHECK_MAIN()

@@ -1068,7 +1068,6 @@ TEST(trap_26_properties_are_real_and_the_version_is_said)
 }
 
 /* ---- what the commands have to do with it: once they are all there ---- */
-#ifdef GW__HAS_COMMANDS
 #define GUILD UINT64_C(838860800000000000)  /* the simulator's first */
 
 /* 13. ... and how many shards there are is the server's to say. */
@@ -1195,6 +1194,5 @@ TEST(trap_24_leaving_voice_says_null)
     CHECK_HAS(world_last(&w, GW_VOICE_STATE_UPDATE)->d, "\"channel_id\":null");
     world_end(&w);
 }
-#endif
 
 CHECK_MAIN()
