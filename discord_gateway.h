@@ -97,20 +97,35 @@
  *    says why, what comes next (ev->will) and when (ev->in_ms).
  *
  *    It stops by itself only where going on would harm: a wrong token (4004), bad intents (4013,
- *    4014), shards that do not fit (4010, 4011), a config that makes no sense. Then FATAL comes with
- *    a sentence, then CLOSED.
+ *    4014), shards that do not fit (4011), a config that makes no sense. Then FATAL comes with a
+ *    sentence, then CLOSED. An invalid shard (4010) is SHARD_STOPPED while others run.
  *
- *    An Identify is precious: 1,000 a day, then Discord resets the token. So they are counted, one
- *    goes out every 5.5 s at most (per bucket of max_concurrency), the count travels in the session
- *    text, and at 0 the library waits: IDENTIFY_HELD says how long.
+ *    An Identify is precious: 1,000 a day, then Discord resets the token. So /gateway/bot is asked
+ *    first, they are counted, one goes out every 5.5 s at most (per bucket of max_concurrency), the
+ *    count travels in the session text, so that a crash loop does not burn them, and at 0 the library
+ *    waits: IDENTIFY_HELD says how long.
  *
- * 6. COMMANDS
+ *    A machine that was suspended resumes at once when it wakes; a loop that came late hears
+ *    POLLED_LATE, and how late. At GW_LOG_TRACE the log hook gets each payload as a line, "> {...}"
+ *    sent or "< {...}" received, without tokens and session ids.
  *
- *    A command is checked, queued and answered at once with a ticket (> 0) or a gw_result (< 0), and
- *    gw_why() has the sentence. What happens later is an event: COMMAND_DROPPED with the ticket.
- *    Commands wait until READY or RESUMED, outlive a reconnect, and leave at no more than Discord
- *    allows: 120 payloads in 60 s, of which a few are kept for heartbeats (117 are yours at the usual
- *    interval). A payload is 4,096 bytes at most, the queue 64 commands, and 5 minutes old.
+ * 6. COMMANDS AND THEIR LIMITS
+ *
+ *    gw_set_presence, gw_set_voice, gw_request_members, gw_request_sounds, gw_request_channel_info,
+ *    and gw_send_raw for what Discord adds. A command is checked, queued and answered at once with a
+ *    ticket (> 0) or a gw_result (< 0), and gw_why() has the sentence. One that names a guild finds
+ *    its shard. Commands wait until READY or RESUMED, outlive reconnects and new sessions, and are
+ *    never sent twice; one that could not be sent comes back as COMMAND_DROPPED with its ticket.
+ *
+ *        120 payloads in 60 s a connection, heartbeats included: 117 are yours at the usual interval,
+ *            the rest wait; never fewer than 110
+ *        4,096 bytes a payload; 64 commands waiting a shard (max_queued), for 5 minutes (max_queued_ms)
+ *        5 presences in 20 s: only the newest goes out; an Identify carries it, a Resume keeps it
+ *        1 whole list of members a guild in 30 s, others pass meanwhile; 100 user_ids; nonce 32 bytes
+ *
+ *    RATE_LIMITED bears the ticket of the command that Discord refused, and in_ms; with
+ *    gw_members.retry it is sent again once that time has come. A request for members whose answer
+ *    died with the session comes back as well.
  *
  * 7. SESSIONS
  *
@@ -118,10 +133,19 @@
  *    Give it to the next start as config.session, and the bot goes on where it was: no Identify is
  *    spent, and what was missed comes first. The text names the last event that was taken, which is
  *    the one before the event in hand; gw_ack() confirms the one in hand too. With ack_by_hand only
- *    gw_ack() counts.
+ *    gw_ack() counts. Save it at READY, at IDENTIFYING (it carries the Identify budget) and every few
+ *    seconds: after a crash what came behind it comes again.
  *
  *    gw_stop(gw, GW_KEEP) leaves the session resumable for a few minutes, as do gw_close(), a crash
- *    and a hot reload. Only gw_stop(gw, GW_END) ends it: the bot is offline at once.
+ *    and a hot reload. Only gw_stop(gw, GW_END) ends it: the bot is offline at once (one that is just
+ *    reconnecting has nobody to tell; its session ends by itself after some minutes).
+ *
+ *    Shards: a bot in 2,500 guilds needs several. config.shard_first, shard_count and shard_total run
+ *    a range of them in one client; GW_ALL as many as Discord advises; a count of 0 none, until
+ *    gw_shard_start(), for fleets that hand shards around. They identify in the order of their ids,
+ *    max_concurrency at a time. One slow reader's burst starves no other: each has its turn. To
+ *    change the total, run a second client with the new one and the same config.identify_gate, and
+ *    stop the first when gw_shard_live(second, GW_ALL) is 1: examples/reshard.c.
  *
  * 8. ERRORS
  *
@@ -145,10 +169,10 @@
  * 10. MEMORY
  *
  *    About 48 KiB for a client with one live shard, TLS included, and the payload in hand; a large
- *    buffer is given back after a large payload. Nothing that a peer sends grows without a maximum: a payload above
- *    config.max_payload (64 MiB) is passed over as it streams in and comes out as SKIPPED; its
- *    sequence number counts, the session lives on. gw_want(gw, type, 0) does the same to dispatches
- *    that you never read.
+ *    buffer is given back after a large payload. Nothing that a peer sends grows without a maximum:
+ *    a payload above config.max_payload (64 MiB) is passed over as it streams in and comes out as
+ *    SKIPPED; its sequence number counts, the session lives on. gw_want(gw, type, 0) does the same to
+ *    dispatches that you never read.
  *
  *    config.alloc is your allocator. Or give config.memory one block of gw_memory_needed() bytes:
  *    then all of it comes out of there, there is no thread, certificates come from memory
@@ -179,8 +203,8 @@
  *
  * 13. LIMITS OF THIS VERSION
  *
- *    Refused with a sentence: config.proxy, config.compress. Linux and other POSIX systems. READY must fit into max_payload: a skipped READY leaves a session
- *    that works, but cannot be resumed.
+ *    Refused with a sentence: config.proxy, config.compress. Linux and other POSIX systems. READY must
+ *    fit into max_payload: a skipped READY leaves a session that works, but cannot be resumed.
  *
  * 14. FURTHER READING
  *
