@@ -4846,6 +4846,7 @@ typedef struct gw__link {
     uint32_t peer_ended;        /* the peer sends no more */
     uint32_t write_failed;      /* it takes no more; what it sent before may say why, so that is read */
     uint32_t held;              /* not to be read for now */
+    size_t moved;               /* bytes that the last peek took in, whether it gave any out or not */
     uint64_t bytes_in, bytes_out;
 } gw__link;
 
@@ -5041,11 +5042,32 @@ static void gw__link_on_end(gw__link *link, uint64_t now_ms)
     gw__link_fail(link, now_ms);
 }
 
-/* Plain bytes that are there now; NULL: none. They stay where they are until gw__link_take(). */
+/* Through TLS: one recv() at most, so that records without plaintext hold nobody up. Where the engine
+ * takes no more it has something of its own to send first, such as an alert. */
+static const uint8_t *gw__link_peek_tls(gw__link *link, size_t *len)
+{
+    const uint8_t *bytes = gw__tls_plain_in(link->tls, len);
+    size_t wire_len;
+    if (bytes) return bytes;
+    gw__link_receive(link);
+    wire_len = gw__buf_len(&link->wire);
+    gw__link_decrypt(link, SIZE_MAX);
+    bytes = gw__tls_plain_in(link->tls, len);
+    if (!bytes && gw__buf_len(&link->wire) && gw__tls_look(link->tls) == GW__TLS_OPEN) {
+        gw__link_flush(link);
+        gw__link_decrypt(link, SIZE_MAX);
+        bytes = gw__tls_plain_in(link->tls, len);
+    }
+    link->moved = wire_len - gw__buf_len(&link->wire);
+    return bytes;
+}
+
+/* Plain bytes that are there now; NULL: none, or (link->moved) none yet: call it again. They stay where
+ * they are until gw__link_take(). */
 static const uint8_t *gw__link_peek(gw__link *link, size_t *len, uint64_t now_ms)
 {
     const uint8_t *bytes;
-    *len = 0;
+    *len = link->moved = 0;
     if (link->state != GW__LINK_OPEN || link->held) return NULL;
     if (!link->tls) {
         gw__link_receive(link);
@@ -5053,12 +5075,8 @@ static const uint8_t *gw__link_peek(gw__link *link, size_t *len, uint64_t now_ms
         if (*len == 0 && link->peer_ended) gw__link_on_end(link, now_ms);
         return *len ? gw__buf_data(&link->wire) : NULL;
     }
-    for (;;) {
-        if ((bytes = gw__tls_plain_in(link->tls, len)) != NULL) return bytes;
-        gw__link_receive(link);
-        if (gw__buf_len(&link->wire) == 0 || gw__tls_look(link->tls) != GW__TLS_OPEN) break;
-        gw__link_decrypt(link, SIZE_MAX);
-    }
+    bytes = gw__link_peek_tls(link, len);
+    if (bytes) return bytes;
     if (link->peer_ended && gw__buf_len(&link->wire) == 0) {
         gw__link_flush(link);       /* BearSSL believes a close_notify when it has sent its own */
         gw__tls_wire_end(link->tls);
@@ -5187,8 +5205,10 @@ static int gw__link_has_work(gw__link *link)
     size_t len;
     if (link->held || link->state == GW__LINK_ENDED) return 0;
     if (link->state < GW__LINK_SECURING) return 0;      /* time, the resolver or the poller moves it */
-    if (link->readable || link->peer_ended || gw__buf_len(&link->wire)) return 1;
-    return link->tls && gw__tls_plain_in(link->tls, &len) != NULL;
+    if (link->readable || link->peer_ended) return 1;
+    if (!link->tls) return gw__buf_len(&link->wire) != 0;
+    if (gw__tls_plain_in(link->tls, &len) != NULL) return 1;
+    return gw__buf_len(&link->wire) && gw__tls_wire_in(link->tls, &len) != NULL;
 }
 
 /* Tells the poller what to look for; only changes cost a system call. */
@@ -7208,7 +7228,7 @@ typedef struct gw__session {
     uint32_t has_received, has_taken;
     uint32_t resumes_unanswered;        /* Resumes sent since the last RESUMED */
     uint32_t attempts;                  /* connections tried since the last READY or RESUMED */
-    uint32_t fruitless;                 /* times in a row that ready came and no event */
+    uint32_t fruitless;                 /* times in a row that ready came and no new event */
     uint32_t short_lived;               /* sessions in a row that were lost within a minute */
     uint64_t ready_ms;                  /* when this one began */
     uint64_t live_ms;                   /* when this connection became ready; 0: it has not */
@@ -7391,10 +7411,11 @@ static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *
         (begins || !session->has_received || payload->seq > session->received_seq)) {
         session->received_seq = payload->seq;
         session->has_received = 1;
+        /* a line that is cut often, but brings something each time, is resumed at once */
+        if (!begins && !ends_replay) session->fruitless = 0;
     }
     if (begins) return GW__ACT_READY;
     if (ends_replay) return GW__ACT_RESUMED;
-    session->fruitless = 0;
     return GW__ACT_DELIVER;
 }
 
@@ -8153,11 +8174,15 @@ static void gw__send_free(gw__send *send)
 
 #define GW__IDENTIFY_EVERY_MS 5500u         /* 5 s by the documents, and half a second to spare */
 #define GW__IDENTIFY_DAY_MS 86400000u
+#define GW__HOUR_MS 3600000u
+#define GW__GATE_HOURS 25u                  /* the last 24 hours touch so many */
 /* at the limit Discord ends all sessions and resets the token */
 #define GW__IDENTIFY_DAY_LIMIT 1000u
 #define GW__CONCURRENCY_MAX 1024u
 #define GW__PERMIT_AGAIN_MS 250u            /* until one asks again while another holds the permit */
 
+/* Two limits hold at once: what the server says is left of its window, and what we have spent in the
+ * last 24 hours, whenever its window may begin. */
 typedef struct gw__gate {
     gw__mem *mem;
     uint32_t concurrency;                   /* buckets; a shard's is its id % concurrency */
@@ -8165,11 +8190,13 @@ typedef struct gw__gate {
     uint32_t bucket_cap;
     /* per bucket: when the next may identify; GW__NEVER: one holds the permit */
     uint64_t *free_ms;
-    uint32_t total, remaining;              /* Identifies of a window, and left in this one */
     uint32_t promised;                      /* permits that are out, not spent yet */
-    uint32_t limit_is_known;  /* the server or the config said so; else we count by ourselves */
-    uint64_t resets_ms;  /* when the window ends; GW__NEVER: it begins with the next Identify */
-    uint32_t spent;                         /* by us in this window */
+    uint32_t total;                         /* Identifies of a window */
+    uint32_t remaining;                     /* ... left, while the server or the config said so: */
+    uint64_t resets_ms;                     /* GW__NEVER: nobody did */
+    uint32_t spent[GW__GATE_HOURS];         /* by us, in this hour and the ones before it */
+    uint64_t hour;                          /* which this one is, since 1970 where the time is known */
+    uint64_t epoch_ms;                      /* from the monotonic clock to that time; 0: not known */
     uint64_t last_unix;  /* of the last Identify, s: it travels in the session text */
 } gw__gate;
 
@@ -8183,7 +8210,7 @@ static int gw__gate_init(gw__gate *gate, gw__mem *mem, uint32_t concurrency)
     memset(gate, 0, sizeof *gate);
     gate->mem = mem;
     gate->concurrency = gate->wanted_concurrency = gate->bucket_cap = gw__gate_buckets(concurrency);
-    gate->total = gate->remaining = GW__IDENTIFY_DAY_LIMIT;
+    gate->total = GW__IDENTIFY_DAY_LIMIT;
     gate->resets_ms = GW__NEVER;
     gate->free_ms = (uint64_t *)gw__mem_new(mem, gate->bucket_cap * sizeof *gate->free_ms);
     return gate->free_ms != NULL;
@@ -8233,32 +8260,69 @@ static void gw__gate_limit(gw__gate *gate, uint32_t total, uint32_t remaining,
     gate->total = total;
     gate->remaining = remaining;
     gate->resets_ms = now_ms + reset_after_ms;
-    gate->limit_is_known = 1;
 }
 
-static void gw__gate_refill(gw__gate *gate, uint64_t now_ms)
+/* What the wall clock says; a day's Identifies are counted by it, so that they outlive the process. */
+static void gw__gate_tell_time(gw__gate *gate, uint64_t unix_time, uint64_t now_ms)
 {
-    if (now_ms < gate->resets_ms) return;
-    gate->remaining = gate->total;
-    gate->spent = 0;
-    gate->resets_ms = GW__NEVER;
+    gate->epoch_ms = unix_time ? unix_time * 1000u - now_ms : 0;
+}
+
+/* Time passes: what is more than a day old is forgotten, and the server's window ends. */
+static void gw__gate_age(gw__gate *gate, uint64_t now_ms)
+{
+    uint64_t hour = (now_ms + gate->epoch_ms) / GW__HOUR_MS, passed;
+    if (now_ms >= gate->resets_ms) gate->resets_ms = GW__NEVER;
+    if (hour <= gate->hour) return;             /* a clock that was set back forgets nothing */
+    passed = GW__MIN(hour - gate->hour, GW__GATE_HOURS);
+    memmove(gate->spent + passed, gate->spent, (GW__GATE_HOURS - passed) * sizeof *gate->spent);
+    memset(gate->spent, 0, passed * sizeof *gate->spent);
+    gate->hour = hour;
+}
+
+static uint32_t gw__gate_spent(const gw__gate *gate)
+{
+    uint32_t i, sum = 0;
+    for (i = 0; i < GW__GATE_HOURS; i++) sum += gate->spent[i];
+    return sum;
+}
+
+/* Identifies that may still be spent. */
+static uint32_t gw__gate_left(gw__gate *gate, uint64_t now_ms)
+{
+    uint32_t spent, left;
+    gw__gate_age(gate, now_ms);
+    spent = gw__gate_spent(gate);
+    left = gate->total > spent ? gate->total - spent : 0;
+    return gate->resets_ms == GW__NEVER ? left : GW__MIN(left, gate->remaining);
+}
+
+/* None is left: when that changes. */
+static uint64_t gw__gate_refill_ms(const gw__gate *gate)
+{
+    uint32_t oldest = GW__GATE_HOURS - 1;
+    uint64_t refill_ms = 0;
+    while (oldest && !gate->spent[oldest]) oldest--;
+    if (gw__gate_spent(gate) >= gate->total)
+        refill_ms = (gate->hour + GW__GATE_HOURS - oldest) * GW__HOUR_MS - gate->epoch_ms;
+    if (gate->resets_ms != GW__NEVER && !gate->remaining)
+        refill_ms = GW__MAX(refill_ms, gate->resets_ms);
+    return refill_ms;
 }
 
 /* Takes the permit of the shard's bucket. 0: taken; else how long to wait, *held_by_budget tells
  * for what. */
 static uint64_t gw__gate_take(gw__gate *gate, int32_t shard, uint64_t now_ms, int *held_by_budget)
 {
-    uint32_t bucket;
+    uint32_t bucket, left = gw__gate_left(gate, now_ms);
     uint64_t free_ms;
-    gw__gate_refill(gate, now_ms);
     gw__gate_resize(gate, gate->wanted_concurrency);
     bucket = (uint32_t)shard % gate->concurrency;
     free_ms = gate->free_ms[bucket];
-    *held_by_budget = gate->remaining == 0;
-    if (*held_by_budget)
-        return gate->resets_ms == GW__NEVER ? GW__IDENTIFY_DAY_MS : gate->resets_ms - now_ms;
+    *held_by_budget = left == 0;
+    if (*held_by_budget) return gw__gate_refill_ms(gate) - now_ms;
     /* another shard is on its way to identify, or the buckets are about to change */
-    if (gate->remaining <= gate->promised || free_ms == GW__NEVER ||
+    if (left <= gate->promised || free_ms == GW__NEVER ||
         gate->wanted_concurrency != gate->concurrency) return GW__PERMIT_AGAIN_MS;
     if (free_ms > now_ms) return free_ms - now_ms;
     gate->free_ms[bucket] = GW__NEVER;
@@ -8282,14 +8346,12 @@ static void gw__gate_return(gw__gate *gate, int32_t shard, uint64_t now_ms)
 
 static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint64_t unix_time)
 {
+    gw__gate_age(gate, now_ms);
     gate->last_unix = unix_time;
-    gw__gate_refill(gate, now_ms);
     gate->free_ms[(uint32_t)shard % gate->concurrency] = now_ms + GW__IDENTIFY_EVERY_MS;
-    /* the day begins with the first */
-    if (gate->resets_ms == GW__NEVER) gate->resets_ms = now_ms + GW__IDENTIFY_DAY_MS;
     if (gate->remaining) gate->remaining--;
     gate->promised--;
-    gate->spent++;
+    gate->spent[0]++;
 }
 
 /* ==========================================================================
@@ -8326,6 +8388,8 @@ typedef enum gw__step { GW__STEP_IDLE, GW__STEP_MORE, GW__STEP_EVENT } gw__step;
 /* ---- notices: the library's own events on their way to the caller ---- */
 #define GW__NOTICES_MAX 16u
 #define GW__NOTICES_A_STEP 5u           /* what one step of a shard makes at most */
+#define GW__PAYLOAD_MIN 512u            /* so that Hello is read whatever config.max_payload is */
+#define GW__OUT_STUCK_BYTES 16384u      /* that the server has not taken: it reads no more */
 
 typedef struct gw__notice {
     gw_event event;
@@ -8538,7 +8602,7 @@ static void gw__shard_init(gw__shard *shard, gw__shared *shared, int32_t id, uin
     shard->deadline_ms = shard->next_ms = GW__NEVER;
     shard->session.next_beat_ms = GW__NEVER;
     gw__link_init(&shard->link, &shared->net);
-    gw__buf_init(&shard->payload, &shared->mem, shared->max_payload);
+    gw__buf_init(&shard->payload, &shared->mem, GW__MAX(shared->max_payload, GW__PAYLOAD_MIN));
     gw__send_init(&shard->send, &shared->mem, max_queued, max_queued_ms);
 }
 
@@ -9016,8 +9080,10 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
 {
     gw__gate *gate = &shard->shared->gate;
     int by_budget = 0;
-    uint64_t wait_ms = gw__gate_take(gate, shard->id, now_ms, &by_budget);
+    uint64_t wait_ms;
     int32_t answer;
+    gw__gate_tell_time(gate, gw__shared_clock(shard->shared).unix_time, now_ms);
+    wait_ms = gw__gate_take(gate, shard->id, now_ms, &by_budget);
     if (wait_ms) {
         shard->wait_ms = (uint32_t)GW__MIN(wait_ms, UINT32_MAX);
         if (by_budget)
@@ -9084,6 +9150,13 @@ static gw__step gw__shard_link(gw__shard *shard, uint64_t now_ms)
     return GW__STEP_MORE;
 }
 
+/* Nothing came out of the link; what went into it counts in the turn all the same. */
+static gw__step gw__shard_idles(gw__shard *shard)
+{
+    shard->shared->turn_bytes += shard->link.moved;
+    return shard->link.moved ? GW__STEP_MORE : GW__STEP_IDLE;
+}
+
 static gw__step gw__shard_upgrade(gw__shard *shard, uint64_t now_ms)
 {
     gw__http_found found;
@@ -9093,7 +9166,7 @@ static gw__step gw__shard_upgrade(gw__shard *shard, uint64_t now_ms)
         found = gw__http_push(&shard->http, bytes, len, &used);
         gw__link_take(&shard->link, used);
     } else {
-        if (shard->link.state != GW__LINK_ENDED) return GW__STEP_IDLE;
+        if (shard->link.state != GW__LINK_ENDED) return gw__shard_idles(shard);
         found = gw__http_end(&shard->http);
         if (found != GW__HTTP_DONE) return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
     }
@@ -9161,7 +9234,7 @@ static void gw__shard_store(gw__shard *shard, const uint8_t *bytes, size_t len)
     const gw__shared *shared = shard->shared;
     if (shard->oversize || shard->unwanted) return;
     if (shared->mem.block && !shard->payload.bytes)
-        gw__buf_reserve(&shard->payload, shared->max_payload);      /* once; growing would need both */
+        gw__buf_reserve(&shard->payload, shard->payload.max);       /* once; growing would need both */
     if (gw__buf_append(&shard->payload, bytes, len)) return;
     shard->oversize = 1;
     gw__buf_free(&shard->payload);
@@ -9193,6 +9266,7 @@ static void gw__shard_deliver(gw__shard *shard, const gw__payload *payload, uint
     memset(event, 0, sizeof *event);
     event->type = payload->type;
     event->shard = shard->id;
+    if (!payload->type) gw__text_redact(shard->scan.name, shard->shared->identity.token);
     event->name = payload->type ? gw__dispatch_names[payload->type] : shard->scan.name;
     event->d = payload->d;
     event->seq = payload->seq;
@@ -9305,6 +9379,17 @@ static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload,
     return GW__STEP_EVENT;
 }
 
+/* Identify or Resume did not leave. */
+static gw__step gw__shard_fail_to_write(gw__shard *shard, uint64_t now_ms)
+{
+    if (shard->link.fault.reason) return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
+    if (!gw__send_may_leave(&shard->send, 0, 0, now_ms))
+        return gw__shard_fail(shard, GW_REASON_PROTOCOL,
+                              "the server asked for 120 heartbeats (op 1) before the handshake", now_ms);
+    return gw__shard_fail(shard, GW_REASON_MEMORY,
+                          "no memory, or no random bytes, for the handshake", now_ms);
+}
+
 /* Into the scratch buffer, with the newest presence; where both are too large for one payload, that
  * follows as op 3. */
 static int gw__shard_write_identify(gw__shard *shard)
@@ -9329,9 +9414,7 @@ static gw__step gw__shard_identify(gw__shard *shard, uint64_t now_ms)
     if (!shard->has_permit)
         return gw__shard_fail(shard, GW_REASON_BUDGET, "an Identify has no permit", now_ms);
     if (!gw__shard_write_scratch(shard, gw__shard_write_identify(shard), now_ms))
-        return gw__shard_fail(shard, GW_REASON_MEMORY,
-                              "Identify could not be written: no memory, no random bytes, or 120 "
-                              "heartbeats that the server asked for", now_ms);
+        return gw__shard_fail_to_write(shard, now_ms);
     shard->has_permit = 0;
     gw__gate_spend(&shared->gate, shard->id, now_ms, gw__shared_clock(shared).unix_time);
     shard->identifies++;
@@ -9348,9 +9431,7 @@ static gw__step gw__shard_resume(gw__shard *shard, uint64_t now_ms)
     int written = gw__session_write_resume(&shared->scratch, &shard->session,
                                            shared->identity.token);
     if (!gw__shard_write_scratch(shard, written, now_ms))
-        return gw__shard_fail(shard, GW_REASON_MEMORY,
-                              "Resume could not be written: no memory, no random bytes, or 120 "
-                              "heartbeats that the server asked for", now_ms);
+        return gw__shard_fail_to_write(shard, now_ms);
     shard->session.resumes_unanswered++;
     shard->session.has_shaken = shard->session.replaying = 1;
     shard->resumes++;
@@ -9503,7 +9584,7 @@ static gw__step gw__shard_read_closing(gw__shard *shard, uint64_t now_ms)
     size_t len, used = 0;
     const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_ms);
     gw__ws_found found;
-    if (!bytes && shard->link.state != GW__LINK_ENDED) return GW__STEP_IDLE;
+    if (!bytes && shard->link.state != GW__LINK_ENDED) return gw__shard_idles(shard);
     if (bytes) {
         found = gw__ws_next(&shard->ws, bytes, len, &used, &piece);
         gw__link_take(&shard->link, used);
@@ -9523,7 +9604,7 @@ static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
     size_t len, used = 0;
     uint64_t now_ms = now_us / 1000u;
     const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_ms);
-    if (!bytes && shard->link.state != GW__LINK_ENDED) return GW__STEP_IDLE;
+    if (!bytes && shard->link.state != GW__LINK_ENDED) return gw__shard_idles(shard);
     if (!bytes) return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
     shard->heard_ms = now_ms;
     found = gw__ws_next(&shard->ws, bytes, len, &used, &piece);
@@ -9596,7 +9677,10 @@ static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
     uint64_t late_ms = now_ms > shard->session.next_beat_ms ? now_ms - shard->session.next_beat_ms
                                                             : 0;
     gw_event *event;
-    if (gw__session_on_beat_due(&shard->session, gw__shard_is_silent(shard, now_ms), now_ms,
+    if (gw__buf_len(&shard->link.out) >= GW__OUT_STUCK_BYTES)
+        gw__session_end(&shard->fault, GW_REASON_NO_ACK, "the server has long read nothing that we sent");
+    if (shard->fault.reason ||
+        gw__session_on_beat_due(&shard->session, gw__shard_is_silent(shard, now_ms), now_ms,
                                 &shard->fault) == GW__ACT_END) {
         gw__shard_end(shard, now_ms);
         return 0;
@@ -9957,7 +10041,8 @@ static gw__discover_found gw__discover_step(gw__discover *discover, gw__trust *t
         found = gw__http_push(&discover->http, bytes, len, &used);
         gw__link_take(&discover->link, used);
     } else {
-        if (discover->link.state != GW__LINK_ENDED) return GW__DISCOVER_WAITING;
+        if (discover->link.state != GW__LINK_ENDED)
+            return discover->link.moved ? GW__DISCOVER_MORE : GW__DISCOVER_WAITING;
         found = gw__http_end(&discover->http);
         if (found != GW__HTTP_DONE) return gw__discover_fail(discover, &discover->link.fault);
     }
@@ -10295,7 +10380,11 @@ static void gw__client_discover(gw_client *gw, uint64_t now_ms)
     clock = gw__shared_clock(&gw->shared);
     if (found != GW__DISCOVER_FAILED)
         found = gw__discover_step(discover, &gw->shared.trust, &clock, now_ms);
+    /* a flood of something else holds the end up no longer than twice the time */
     if (found == GW__DISCOVER_WAITING) found = gw__discover_expire(discover, now_ms);
+    else if (found == GW__DISCOVER_MORE && now_ms > GW__DISCOVER_TIMEOUT_MS &&
+             gw__discover_expire(discover, now_ms - GW__DISCOVER_TIMEOUT_MS) == GW__DISCOVER_FAILED)
+        found = GW__DISCOVER_FAILED;
     gw->discover_has_more = found == GW__DISCOVER_MORE;
     if (found == GW__DISCOVER_DONE) gw__client_on_info(gw, now_ms);
     else if (found == GW__DISCOVER_FAILED) gw__client_on_info_failed(gw, now_ms);
@@ -10639,10 +10728,11 @@ static int32_t gw__client_may_change(gw_client *gw)
  * >> room: session text -- sessions as a small text that survives the process.
  *    Knows:  its lines, its seal, what makes a text one of this bot.
  *    Not:    files; when to save.
- *      gw1 <user id> <application id> <identifies> <window ends> <last identify> <gateway url>
+ *      gw1 <user id> <application id> <last identify> <hour> <identifies> <gateway url>
  *      <shard> <total> <session number> <seq> <session id> <resume url>        a line a shard
  *      end <seal of all before>
- *    Times are unix seconds; "-" stands for what is not known. The seal is a MAC under the token: a
+ *    The last identify is in unix seconds, the hour in hours; of that and the 24 before it two digits of
+ *    base 64 each say how many Identifies they had; "-" stands for what is not known. The seal is a MAC under the token: a
  *    text that is cut, of another bot, or written by somebody else is refused, and so nobody who can
  *    write the file can send the token to a host of his own.
  * ========================================================================== */
@@ -10708,19 +10798,46 @@ static void gw__lines_add_url(gw__lines *lines, const gw__url *url, char end)
     gw__lines_add(lines, &end, 1);
 }
 
+static const char gw__digits64[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-";
+
+/* ---- the Identifies of the last day: two digits an hour ---- */
+typedef struct gw__hours { char text[2 * GW__GATE_HOURS + 1]; } gw__hours;
+
+static void gw__hours_write(gw__hours *hours, const gw__gate *gate)
+{
+    uint32_t i, count;
+    for (i = 0; i < GW__GATE_HOURS; i++) {
+        count = GW__MIN(gate->spent[i], 4095u);
+        hours->text[2 * i] = gw__digits64[count >> 6];
+        hours->text[2 * i + 1] = gw__digits64[count & 63u];
+    }
+    hours->text[2 * GW__GATE_HOURS] = 0;
+}
+
+static int gw__hours_read(const char *text, uint32_t spent[GW__GATE_HOURS])
+{
+    uint32_t i;
+    if (strlen(text) != 2 * GW__GATE_HOURS) return 0;
+    for (i = 0; i < 2 * GW__GATE_HOURS; i++) {
+        const char *digit = strchr(gw__digits64, text[i]);
+        if (!digit) return 0;
+        spent[i / 2] = (i % 2 ? spent[i / 2] << 6 : 0) + (uint32_t)(digit - gw__digits64);
+    }
+    return 1;
+}
+
 static void gw__client_save_head(gw_client *gw, gw__lines *lines)
 {
     gw__shared *shared = &gw->shared;
-    uint64_t now_ms = gw__client_now_us(gw) / 1000u, unix_time = gw__shared_clock(shared).unix_time,
-             ends = 0;
+    gw__hours hours;
     char line[160];
     size_t len;
-    if (shared->gate.resets_ms != GW__NEVER && shared->gate.resets_ms > now_ms && unix_time)
-        ends = unix_time + (shared->gate.resets_ms - now_ms) / 1000u;
-    len = gw__text_format(line, sizeof line, "gw1 %llu %llu %u %llu %llu ",
+    gw__hours_write(&hours, &shared->gate);
+    len = gw__text_format(line, sizeof line, "gw1 %llu %llu %llu %llu %s ",
                           (unsigned long long)shared->user_id,
-                          (unsigned long long)shared->application_id, (unsigned)shared->gate.spent,
-                          (unsigned long long)ends, (unsigned long long)shared->gate.last_unix);
+                          (unsigned long long)shared->application_id,
+                          (unsigned long long)shared->gate.last_unix,
+                          (unsigned long long)shared->gate.hour, hours.text);
     gw__lines_add(lines, line, len);
     gw__lines_add_url(lines, &shared->gateway_url, '\n');
 }
@@ -10797,22 +10914,18 @@ static int gw__words_end_line(gw__words *words)
     return words->at < words->end && *words->at++ == '\n';
 }
 
-/* What was spent of the day's Identifies goes on counting. */
-static void gw__client_load_budget(gw_client *gw, uint64_t spent, uint64_t ends, uint64_t last,
-                                   uint64_t now_ms)
+/* What was spent of the day's Identifies goes on counting. An hour in the future was that of another
+ * clock: it counts as the one before. */
+static void gw__client_load_budget(gw_client *gw, uint64_t last, uint64_t hour,
+                                   const uint32_t spent[GW__GATE_HOURS], uint64_t now_ms)
 {
     gw__gate *gate = &gw->shared.gate;
     uint64_t unix_time = gw__shared_clock(&gw->shared).unix_time;
-    if (unix_time == 0) return;
+    gw__gate_tell_time(gate, unix_time, now_ms);
+    memcpy(gate->spent, spent, sizeof gate->spent);
+    gate->hour = GW__MIN(hour, (now_ms + gate->epoch_ms) / GW__HOUR_MS);
     gate->last_unix = last;
-    if (ends > unix_time && ends - unix_time <= GW__IDENTIFY_DAY_MS / 1000u) {
-        gate->spent = (uint32_t)GW__MIN(spent, GW__IDENTIFY_DAY_LIMIT);
-        if (!gate->limit_is_known) {
-            gate->remaining = GW__IDENTIFY_DAY_LIMIT - gate->spent;
-            gate->resets_ms = now_ms + (ends - unix_time) * 1000u;
-        }
-    }
-    if (last <= unix_time && unix_time - last < 6)
+    if (unix_time && last <= unix_time && unix_time - last < 6)
         gw__gate_delay(gate, now_ms + GW__IDENTIFY_EVERY_MS);
 }
 
@@ -10820,13 +10933,14 @@ static void gw__client_load_budget(gw_client *gw, uint64_t spent, uint64_t ends,
 static int gw__client_load_head(gw_client *gw, gw__words *words, int begins, uint64_t now_ms)
 {
     char word[GW__WORD_MAX];
-    uint64_t user, application, spent, ends, last;
+    uint64_t user, application, last, hour;
+    uint32_t spent[GW__GATE_HOURS];
     gw__url url;
     if (!gw__words_next(words, word) || strcmp(word, "gw1") != 0) return 0;
     if (!gw__words_number(words, &user) || !gw__words_number(words, &application) ||
-        !gw__words_number(words, &spent) || !gw__words_number(words, &ends) ||
-        !gw__words_number(words, &last) || !gw__words_url(words, &url) ||
-        !gw__words_end_line(words))
+        !gw__words_number(words, &last) || !gw__words_number(words, &hour) ||
+        !gw__words_next(words, word) || !gw__hours_read(word, spent) ||
+        !gw__words_url(words, &url) || !gw__words_end_line(words))
         return 0;
     if (!gw->shared.user_id) gw->shared.user_id = user;
     if (!gw->shared.application_id) gw->shared.application_id = application;
@@ -10835,7 +10949,7 @@ static int gw__client_load_head(gw_client *gw, gw__words *words, int begins, uin
         gw->shared.has_gateway_url = 1;
         gw->discover_at_ms = GW__NEVER;         /* asked when it stops working */
     }
-    if (begins) gw__client_load_budget(gw, spent, ends, last, now_ms);
+    if (begins) gw__client_load_budget(gw, last, hour, spent, now_ms);
     return 1;
 }
 
@@ -11873,7 +11987,7 @@ static uint32_t gw__client_sum_stats(gw_client *gw, int32_t shard, gw_stats *sta
         found++;
     }
     if (stats->acks) stats->latency_mean_us /= stats->acks;
-    stats->identifies_left = gw->shared.gate.remaining;
+    stats->identifies_left = gw__gate_left(&gw->shared.gate, gw__client_now_us(gw) / 1000u);
     stats->longest_turn_us = gw->longest_turn_us;
     stats->memory_now = gw->shared.mem.now_bytes;
     stats->memory_peak = gw->shared.mem.peak_bytes;

@@ -287,17 +287,19 @@ static const char *sealed(const char *lines)
     return text;
 }
 
+#define NO_HOURS "00000000000000000000000000000000000000000000000000"
+
 TEST(sessions_text_with_nonsense_lines_and_a_right_seal_is_refused)
 {
-    static const char *const nonsense[] = { "", "gw1\n", "gw1 00000000 1 2 3 4 5 -\n", "gw2 1 2 3 4 5 -\n",
-        "gw1 1 2 3 4 5\n",
-        "gw1 1 2 3 4 5 - more\n", "gw1 x 2 3 4 5 -\n", "gw1 1 2 3 4 99999999999999999999999 -\n",
-            "gw1 1 2 3 4 5 http://a.b\n",
-        "gw1 1 2 3 4 5 ws://evil.example/\n", "gw1 1 2 3 4 5 -", "gw1 1 2 3 4 5 -\n0 0 1 3\n",
-            "gw1 1 2 3 4 5 -\n0 0 1 -3 abc -\n",
-        "gw1 1 2 3 4 5 -\n0 8 1 3 abc -\n", "gw1 1 2 3 4 5 -\n0 0 1 3 abc ws://evil.example/\n",
-            "gw1 1 2 3 4 5 -\n4294967296 0 1 3 abc -\n",
-        "gw1 1 2 3 4 5 -\n0 0 4294967296 3 abc -\n", "\n\n\n" };
+    static const char *const nonsense[] = { "", "gw1\n", "gw1 00000000 1 2 3 4 " NO_HOURS " -\n", "gw2 1 2 3 4 " NO_HOURS " -\n",
+        "gw1 1 2 3 4 " NO_HOURS "\n",
+        "gw1 1 2 3 4 " NO_HOURS " - more\n", "gw1 x 2 3 4 " NO_HOURS " -\n", "gw1 1 2 3 4 000 -\n", "gw1 1 2 3 4 " NO_HOURS "00 -\n", "gw1 1 2 3 99999999999999999999999 " NO_HOURS " -\n",
+            "gw1 1 2 3 4 " NO_HOURS " http://a.b\n",
+        "gw1 1 2 3 4 " NO_HOURS " ws://evil.example/\n", "gw1 1 2 3 4 " NO_HOURS " -", "gw1 1 2 3 4 " NO_HOURS " -\n0 0 1 3\n",
+            "gw1 1 2 3 4 " NO_HOURS " -\n0 0 1 -3 abc -\n",
+        "gw1 1 2 3 4 " NO_HOURS " -\n0 8 1 3 abc -\n", "gw1 1 2 3 4 " NO_HOURS " -\n0 0 1 3 abc ws://evil.example/\n",
+            "gw1 1 2 3 4 " NO_HOURS " -\n4294967296 0 1 3 abc -\n",
+        "gw1 1 2 3 4 " NO_HOURS " -\n0 0 4294967296 3 abc -\n", "\n\n\n" };
     size_t i;
     char lines[1000], long_id[600];
     for (i = 0; i < sizeof nonsense / sizeof nonsense[0]; i++) {
@@ -311,7 +313,7 @@ TEST(sessions_text_with_nonsense_lines_and_a_right_seal_is_refused)
     }
     memset(long_id, 'a', sizeof long_id);
     long_id[150] = 0;
-    snprintf(lines, sizeof lines, "gw1 1 2 3 4 5 -\n0 0 1 3 %s -\n", long_id);
+    snprintf(lines, sizeof lines, "gw1 1 2 3 4 " NO_HOURS " -\n0 0 1 3 %s -\n", long_id);
     begin_with(sealed(lines));
     WORLD_EXPECT(&w, GW_SESSION_LOST, 1000);
     WORLD_EXPECT(&w, GW_READY, 10000);
@@ -321,7 +323,7 @@ TEST(sessions_text_with_nonsense_lines_and_a_right_seal_is_refused)
 TEST(sessions_half_a_text_leaves_no_half_a_session)
 {
     char lines[1000];
-    snprintf(lines, sizeof lines, "gw1 7 8 0 0 0 -\n0 0 1 3 abcdef -\nbroken\n");
+    snprintf(lines, sizeof lines, "gw1 7 8 0 0 " NO_HOURS " -\n0 0 1 3 abcdef -\nbroken\n");
     begin_with(sealed(lines));
     WORLD_EXPECT(&w, GW_SESSION_LOST, 1000);
     WORLD_EXPECT(&w, GW_READY, 10000);
@@ -332,7 +334,7 @@ TEST(sessions_half_a_text_leaves_no_half_a_session)
 TEST(sessions_saved_resume_url_of_a_foreign_host_is_not_used)
 {
     char lines[1000];
-    snprintf(lines, sizeof lines, "gw1 7 8 0 0 0 -\n0 0 1 3 abcdef wss://evil.example/\n");
+    snprintf(lines, sizeof lines, "gw1 7 8 0 0 " NO_HOURS " -\n0 0 1 3 abcdef wss://evil.example/\n");
     begin_with(sealed(lines));
     world_advance(&w, 100000);
     {

@@ -135,7 +135,7 @@ TEST(gate_refills_to_what_the_server_allows)
     CHECK_U64(take(0, 0), 0);
     spend(0, 10);
     CHECK_U64(take(0, 6000), 0);
-    CHECK_EQ(gate.remaining, 2000);
+    CHECK_EQ(gw__gate_left(&gate, 6000), 1999);     /* and the one that was spent within the day */
     gw__gate_return(&gate, 0, 6000);
     end();
 }
@@ -164,13 +164,56 @@ TEST(gate_permits_that_are_out_count_against_what_is_left)
     end();
 }
 
-TEST(gate_day_begins_with_the_first_identify)
+#define HOUR 3600000u
+
+TEST(gate_identify_counts_for_a_day_and_not_longer)
 {
     begin(1);
-    CHECK_U64(gate.resets_ms, GW__NEVER);
-    CHECK_U64(take(0, 5000000), 0);
-    spend(0, 5000000);
-    CHECK_U64(gate.resets_ms, 5000000 + 86400000);
+    CHECK_EQ(gw__gate_left(&gate, 5 * HOUR), 1000);
+    CHECK_U64(take(0, 5 * HOUR), 0);
+    spend(0, 5 * HOUR + 1);
+    CHECK_EQ(gw__gate_left(&gate, 5 * HOUR + 2), 999);
+    CHECK_EQ(gw__gate_left(&gate, 29 * HOUR + 1), 999);
+    CHECK_EQ(gw__gate_left(&gate, 30 * HOUR), 1000);
+    end();
+}
+
+TEST(gate_clock_that_is_set_forgets_only_what_is_old)
+{
+    begin(1);
+    gw__gate_tell_time(&gate, 1767323045, 0);
+    CHECK_U64(take(0, 0), 0);
+    spend(0, 0);
+    gw__gate_tell_time(&gate, 0, 1000);             /* the time is not known any more */
+    CHECK_EQ(gw__gate_left(&gate, 1000), 999);
+    gw__gate_tell_time(&gate, 1767323045 - 86400, 2000);
+    CHECK_EQ(gw__gate_left(&gate, 2000), 999);
+    gw__gate_tell_time(&gate, 1767323045 + 3600 * 23, 3000);
+    CHECK_EQ(gw__gate_left(&gate, 3000), 999);
+    gw__gate_tell_time(&gate, 1767323045 + 3600 * 25, 4000);
+    CHECK_EQ(gw__gate_left(&gate, 4000), 1000);
+    end();
+}
+
+/* Whenever Discord's own day may begin: no 24 hours hold more than 1,000. */
+TEST(gate_no_day_ever_holds_more_than_a_thousand)
+{
+    static uint64_t times[8000];
+    uint32_t count = 0, oldest = 0, most = 0;
+    uint64_t now_ms = 15 * HOUR, wait_ms;
+    begin(1);
+    CHECK_U64(take(0, 0), 0);
+    spend(0, 0);
+    times[count++] = 0;
+    while (now_ms < 200 * (uint64_t)HOUR && count < 8000) {
+        wait_ms = take(0, now_ms);
+        if (wait_ms) { now_ms += wait_ms; continue; }
+        spend(0, now_ms);
+        times[count++] = now_ms;
+        while (times[oldest] + 24 * (uint64_t)HOUR <= now_ms) oldest++;
+        if (count - oldest > most) most = count - oldest;
+    }
+    CHECK_EQ(most, 1000);
     end();
 }
 
@@ -187,9 +230,8 @@ TEST(gate_counts_its_own_identifies_and_stops_before_the_limit)
     }
     CHECK_EQ(count, 1000);
     CHECK(now_ms < 86400000);
-    CHECK_U64(take(0, now_ms), 86400000 - now_ms);
-    CHECK_U64(take(0, 86400000), 0);
-    CHECK_EQ(gate.remaining, 1000);
+    CHECK_U64(take(0, now_ms), 25 * HOUR - now_ms); /* the first hour has left the day as a whole */
+    CHECK_U64(take(0, 25 * HOUR), 0);
     end();
 }
 
@@ -199,9 +241,9 @@ TEST(gate_reset_while_a_permit_is_out_keeps_the_count_right)
     gw__gate_limit(&gate, 1000, 1, 1000, 0);
     CHECK_U64(take(0, 900), 0);
     spend(0, 1100);
-    CHECK_EQ(gate.remaining, 999);
+    CHECK_EQ(gw__gate_left(&gate, 1100), 999);
     CHECK_EQ(gate.promised, 0);
-    CHECK_EQ(gate.spent, 1);
+    CHECK_EQ(gw__gate_spent(&gate), 1);
     end();
 }
 
