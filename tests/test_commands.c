@@ -520,6 +520,7 @@ static char hooks_seen[300];
 
 static void misuse_client(const char *hook)
 {
+    gw_stats stats;
     if (!w.gw) return;                          /* gw_open() has not come back */
     if (!strstr(hooks_seen, hook)) { strcat(hooks_seen, hook); strcat(hooks_seen, " "); }
     misused++;
@@ -528,6 +529,12 @@ static void misuse_client(const char *hook)
     call_commands(w.gw);
     CHECK_U64(gw_stats_text(w.gw, page, sizeof page), 0);
     CHECK_EQ(page[0], 0);
+    gw_stats_read(w.gw, GW_ALL, &stats);
+    gw_session_save(w.gw, GW_ALL, page, sizeof page);
+    gw_ack(w.gw, 0, 1, 1);
+    gw_timeout_ms(w.gw);
+    /* none of these has ended the hook */
+    check_call(w.gw, gw_set_voice(w.gw, 0, 0, 0, 0), __LINE__);
 }
 
 static void misuse(world *x, const char *hook)

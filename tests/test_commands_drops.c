@@ -4,18 +4,21 @@
 #include "discord_gateway.h"
 #include "commands.h"
 
-/* The next write of each connection finds it dead, before a byte has left. */
-static void wires_are_dead(void)
+/* After so many bytes more, the next write of each connection finds it dead. */
+static void wires_end_after(uint64_t bytes)
 {
     world_stream *stream;
-    for (stream = w.streams; stream; stream = stream->next) stream->up_left = 0;
+    for (stream = w.streams; stream; stream = stream->next) stream->up_left = bytes;
 }
 
-/* Nothing reaches the gateway any more, and nobody has noticed yet: what is sent waits. */
+static void wires_are_dead(void) { wires_end_after(0); }
+
+/* Nothing reaches the gateway any more, and nobody has noticed yet: what is sent waits, behind a
+ * heartbeat that stands in the buffer. */
 static void hold_the_line(void)
 {
     w.write_full = 1;
-    leave_voice(guild(0));                      /* fills what the client writes ahead */
+    world_do(&w, "op1");
     world_settle(&w);
 }
 
@@ -495,6 +498,24 @@ TEST(write_that_fails_at_once_is_made_in_a_new_session_too)
         if (ops[i] == 3) CHECK_HAS(identify(1), "\"presence\":{");
         CHECK_U64(dropped(), 0);
         world_end(&w);
+    }
+}
+
+/* Of half a frame nobody ever makes a command: it may be made again, and has to be. */
+TEST(write_that_fails_within_its_frame_is_made_on_the_next_connection)
+{
+    uint32_t i, part;
+    for (i = 0; i < COUNT(ops); i++) {
+        for (part = 1; part <= 21; part += 10) {
+            begin_live(NULL);
+            wires_end_after(part);
+            CHECK(by_number(i) > 0);
+            WORLD_EXPECT(&w, GW_RESUMED, 10000);
+            world_advance(&w, 400000);
+            if (!CHECK_U64(sent(ops[i]), 1)) fprintf(stderr, "    op %u is lost\n", ops[i]);
+            CHECK_U64(dropped(), 0);
+            world_end(&w);
+        }
     }
 }
 

@@ -442,12 +442,12 @@ TEST(rate_limited_again_keeps_its_ticket)
 TEST(rate_limited_that_fits_no_request_has_no_ticket_and_ends_none)
 {
     static const char *const odd[] = {
+        "{}", "[]", "null", "{\"opcode\":8,\"retry_after\":-1,\"meta\":[]}",
         "{\"opcode\":8,\"retry_after\":1,\"meta\":{\"guild_id\":\"5\",\"nonce\":\"n\"}}",
         "{\"opcode\":8,\"retry_after\":1,\"meta\":{\"guild_id\":\"4194304005\"}}",
         "{\"opcode\":8,\"retry_after\":1,\"meta\":{\"guild_id\":\"4194304005\",\"nonce\":\"N\"}}",
         "{\"opcode\":31,\"retry_after\":1,\"meta\":{\"guild_id\":\"4194304005\",\"nonce\":\"n\"}}",
-        "{\"opcode\":8,\"retry_after\":\"1\",\"meta\":{\"guild_id\":\"4194304005\","
-        "\"nonce\":\"n\"}}", "{}", "[]", "null", "{\"opcode\":8,\"retry_after\":-1,\"meta\":[]}" };
+        "{\"opcode\":8,\"retry_after\":null,\"meta\":{\"guild_id\":\"4194304005\"}}" };
     char command[200];
     gw_ticket ticket;
     size_t i;
