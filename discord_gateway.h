@@ -7844,9 +7844,13 @@ typedef struct gw__send {
     char *presence;                     /* of this shard alone, JSON; NULL: the client's */
     uint32_t presence_waits;            /* the newest one is to be sent */
     gw_ticket presence_ticket;
+    gw__send_item *presence_item;       /* in which it comes back if it is dropped: memory that is there */
+    gw__send_item *presence_next;       /* ... the one that is to be set */
     uint64_t presence_ms[GW__PRESENCE_TOTAL];   /* a ring: when the next may leave, oldest at presence_at */
     uint32_t presence_at;
     gw__whole_list *whole_lists;
+    uint32_t has_written;               /* one is in the connection's buffer, and has not wholly left */
+    gw__send_item *written;             /* which; NULL: the presence */
     uint64_t sends, dropped;
 } gw__send;
 
@@ -7862,6 +7866,8 @@ static void gw__send_init(gw__send *send, gw__mem *mem, uint32_t cap, uint32_t m
 static void gw__send_begin_connection(gw__send *send)
 {
     send->sent_first = send->sent_count = send->caller_count = 0;
+    send->has_written = 0;              /* it went down with the old one, so it waits again */
+    send->written = NULL;
 }
 
 /* ---- 120 payloads in 60 s ---- */
@@ -7962,6 +7968,7 @@ static void gw__send_pop(gw__send *send, gw__send_item *item)
     if (send->youngest == item) send->youngest = before;
     send->count--;
     send->to_tell -= item->dropped != 0;
+    if (send->written == item) send->has_written = 0, send->written = NULL;
     gw__mem_wipe(item, bytes);
     gw__mem_free(send->mem, item, bytes);
 }
@@ -7987,11 +7994,16 @@ static void gw__send_drop_item(gw__send *send, gw__send_item *item, uint32_t rea
 /* A presence that waits makes room for a newer one, or its shard has ended. */
 static void gw__send_drop_presence(gw__send *send, uint32_t reason, uint64_t now_ms)
 {
-    gw__send_item *item = NULL;
-    if (send->presence_waits && send->presence_ticket)
-        item = gw__send_new(send, send->presence_ticket, 0, now_ms);
-    if (item) gw__send_drop_item(send, item, reason);
+    gw__send_item *item = send->presence_item;
+    int is_told = send->presence_waits && send->presence_ticket;
     send->presence_waits = 0;
+    if (is_told && !item) item = (gw__send_item *)gw__mem_new(send->mem, sizeof *item);
+    if (!is_told || !item) return;
+    send->presence_item = NULL;
+    item->ticket = send->presence_ticket;
+    item->queued_ms = now_ms;
+    gw__send_append(send, item);
+    gw__send_drop_item(send, item, reason);
 }
 
 /* The requests whose answer died with the session. */
@@ -8025,7 +8037,7 @@ static gw__send_item *gw__send_ended(gw__send *send, uint64_t now_ms)
 {
     gw__send_item *item = send->oldest;
     if (!item) return NULL;
-    if (now_ms - item->queued_ms >= send->max_age_ms)
+    if (item != send->written && now_ms - item->queued_ms >= send->max_age_ms)
         gw__send_drop_item(send, item, item->is_asked ? GW_REASON_TIMEOUT : GW_REASON_TOO_OLD);
     if (!send->to_tell) return NULL;
     while (!item->dropped) item = item->next;
@@ -8141,10 +8153,31 @@ static int gw__send_has_presence_place(const gw__send *send)
     return !send->presence_waits || !send->presence_ticket || send->count < send->cap;
 }
 
+/* Memory in which the next one can come back; 0: there is none. */
+static int gw__send_reserve_presence(gw__send *send)
+{
+    if (!send->presence_next)
+        send->presence_next = (gw__send_item *)gw__mem_new(send->mem, sizeof(gw__send_item));
+    return send->presence_next != NULL;
+}
+
+static void gw__send_free_presence_item(gw__send *send, gw__send_item **item)
+{
+    gw__mem_free(send->mem, *item, sizeof **item);
+    *item = NULL;
+}
+
 /* The newest one is to be sent; one that waited is told as dropped. */
 static void gw__send_want_presence(gw__send *send, gw_ticket ticket, uint64_t now_ms)
 {
+    if (send->has_written && !send->written) {      /* it is on its way already */
+        send->has_written = 0;
+        gw__send_presence_left(send, now_ms);
+    }
     gw__send_drop_presence(send, GW_REASON_NEWER, now_ms);
+    gw__send_free_presence_item(send, &send->presence_item);
+    send->presence_item = send->presence_next;
+    send->presence_next = NULL;
     send->presence_waits = 1;
     send->presence_ticket = ticket;
 }
@@ -8163,6 +8196,8 @@ static void gw__send_free(gw__send *send)
                  gw__send_whole_lists(send) * sizeof *send->whole_lists);
     send->whole_lists = NULL;
     gw__send_keep_presence(send, NULL);
+    gw__send_free_presence_item(send, &send->presence_item);
+    gw__send_free_presence_item(send, &send->presence_next);
 }
 
 /* ==========================================================================
@@ -8736,20 +8771,22 @@ static void gw__shard_tell_dropped(gw__shard *shard, uint64_t now_ms)
     }
 }
 
-typedef enum gw__wrote { GW__WROTE, GW__WROTE_NOTHING, GW__WROTE_NO_MEMORY } gw__wrote;
+typedef enum gw__wrote { GW__WROTE, GW__WROTE_NOTHING, GW__WROTE_WAITS, GW__WROTE_NO_MEMORY } gw__wrote;
 
-/* Onto the wire, counted. WROTE_NOTHING: the connection turns out to be gone, and not a byte has left. */
+/* Onto the wire, counted. WROTE_NOTHING: the connection turns out to be gone before the frame was whole, of
+ * which no peer makes anything. WROTE_WAITS: the rest of it waits for a full socket. */
 static gw__wrote gw__shard_write_command(gw__shard *shard, const void *bytes, size_t len,
                                          uint64_t now_ms)
 {
-    uint64_t before = shard->link.bytes_out;
     uint8_t mask[4];
     gw__send_count(&shard->send, 1, now_ms);
     if (!gw__net_random(&shard->shared->net, mask, sizeof mask) ||
         !gw__ws_write(&shard->link.out, GW__WS_TEXT, bytes, len, mask)) return GW__WROTE_NO_MEMORY;
     gw__shard_trace_sent(shard, bytes, len);
-    if (gw__link_flush(&shard->link) || shard->link.bytes_out != before) return GW__WROTE;
-    return GW__WROTE_NOTHING;
+    if (!gw__link_flush(&shard->link)) return GW__WROTE_NOTHING;
+    if (!gw__link_wants_write(&shard->link)) return GW__WROTE;
+    shard->send.has_written = 1;            /* the socket is full */
+    return GW__WROTE_WAITS;
 }
 
 /* The presence that counts: the shard's own, else the client's; NULL: none was ever set. */
@@ -8763,10 +8800,13 @@ static void gw__shard_send_presence(gw__shard *shard, uint64_t now_ms)
 {
     gw__buf *scratch = &shard->shared->scratch;
     const char *json = gw__shard_presence(shard);
-    int sent = json && gw__session_write_presence(scratch, json) &&
-               gw__shard_write_command(shard, gw__buf_data(scratch), gw__buf_len(scratch), now_ms) ==
-                   GW__WROTE;
+    gw__wrote wrote = GW__WROTE_NO_MEMORY;
+    int sent;
+    if (json && gw__session_write_presence(scratch, json))
+        wrote = gw__shard_write_command(shard, gw__buf_data(scratch), gw__buf_len(scratch), now_ms);
+    sent = wrote == GW__WROTE;
     gw__buf_clear(scratch);
+    if (wrote == GW__WROTE_WAITS) return;
     gw__send_presence_left(&shard->send, now_ms);
     shard->send.presence_waits = json && !sent;
 }
@@ -8894,7 +8934,7 @@ static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, g
     if (next == GW__NEXT_STOP && shared->running == 1 && !shared->by_hand) next = GW__NEXT_FATAL;
     if (next == GW__NEXT_FATAL) {
         gw__shard_tell_end(shard, GW_FATAL, ending, next);
-        shared->fatal = 1;
+        shared->fatal = shard->fault.reason;
     }
     gw__shard_lose_session(shard, 0);
     gw__shard_retire(shard, next != GW__NEXT_FATAL, now_ms);
@@ -8967,9 +9007,21 @@ static gw__step gw__shard_fail_as(gw__shard *shard, const gw__fault *fault, uint
 /* A dead connection must not eat commands: what was written last has to be on its way. */
 static int gw__shard_may_send(gw__shard *shard, uint64_t now_ms)
 {
-    return shard->state == GW__LIVE && gw__buf_len(&shard->link.out) == 0 &&
+    return shard->state == GW__LIVE && !gw__link_wants_write(&shard->link) &&
            !shard->link.write_failed &&
            gw__send_may_leave(&shard->send, 1, shard->session.interval_ms, now_ms);
+}
+
+/* What waited in the connection's buffer has left. */
+static void gw__shard_look_at_written(gw__shard *shard, uint64_t now_ms)
+{
+    gw__send *send = &shard->send;
+    gw__send_item *item = send->written;
+    if (!send->has_written || shard->link.write_failed || gw__link_wants_write(&shard->link)) return;
+    send->has_written = 0;
+    send->written = NULL;
+    if (item) gw__send_left(send, item, now_ms);
+    else gw__send_presence_left(send, now_ms);
 }
 
 /* What waits leaves as far as the limits allow, the presence first. */
@@ -8977,6 +9029,7 @@ static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
 {
     gw__send_item *item;
     uint64_t when_ms;
+    gw__shard_look_at_written(shard, now_ms);
     gw__shard_tell_dropped(shard, now_ms);
     gw__shard_tell_stopped(shard);
     while (gw__shard_may_send(shard, now_ms)) {
@@ -8989,6 +9042,7 @@ static void gw__shard_pump(gw__shard *shard, uint64_t now_ms)
         switch (gw__shard_write_command(shard, gw__send_bytes(item), item->len, now_ms)) {
         case GW__WROTE: gw__send_left(&shard->send, item, now_ms); break;
         case GW__WROTE_NOTHING: return;         /* it waits for the next connection */
+        case GW__WROTE_WAITS: shard->send.written = item; return;
         case GW__WROTE_NO_MEMORY:
             gw__send_drop_item(&shard->send, item, GW_REASON_MEMORY);
             break;
@@ -9001,8 +9055,9 @@ static uint64_t gw__shard_pump_ms(gw__shard *shard, uint64_t now_ms)
 {
     gw__send *send = &shard->send;
     uint64_t next_ms = send->to_tell || shard->stop_to_tell ? now_ms : GW__NEVER, leave_ms, free_ms;
-    if (send->oldest) next_ms = GW__MIN(next_ms, send->oldest->queued_ms + send->max_age_ms);
-    if (shard->state != GW__LIVE || gw__buf_len(&shard->link.out) || shard->link.write_failed)
+    if (send->oldest && send->oldest != send->written)
+        next_ms = GW__MIN(next_ms, send->oldest->queued_ms + send->max_age_ms);
+    if (shard->state != GW__LIVE || gw__link_wants_write(&shard->link) || shard->link.write_failed)
         return next_ms;
     gw__send_next(send, now_ms, &leave_ms);
     leave_ms = GW__MIN(leave_ms, gw__send_presence_ms(send));
@@ -9314,11 +9369,13 @@ static void gw__shard_tell_skipped(gw__shard *shard, const gw__payload *payload)
 /* ---- answers to requests for members ---- */
 
 /* The request that this answers: of its guild, with its nonce; of several the oldest. */
-static gw__send_item *gw__shard_asked(gw__shard *shard, uint64_t guild_id, const gw_json *nonce)
+static gw__send_item *gw__shard_asked(gw__shard *shard, uint64_t guild_id, const gw_json *nonce,
+                                      uint32_t is_whole_list)
 {
     gw__send_item *item;
     for (item = shard->send.oldest; item; item = item->next)
         if (item->is_asked && !item->dropped && item->guild_id == guild_id &&
+            item->is_whole_list >= is_whole_list &&
             gw__members_nonce_is(gw__send_bytes(item), item->len, nonce)) return item;
     return NULL;
 }
@@ -9330,7 +9387,7 @@ static void gw__shard_on_chunk(gw__shard *shard, const gw_json *d)
     gw_json found[GW__COUNT(paths)];
     gw__send_item *item;
     gw_pick(d, paths, GW__COUNT(paths), found);
-    item = gw__shard_asked(shard, gw_u64(&found[0], NULL), &found[1]);
+    item = gw__shard_asked(shard, gw_u64(&found[0], NULL), &found[1], 0);
     if (item && ++item->chunks >= gw_u64(&found[2], NULL)) gw__send_pop(&shard->send, item);
 }
 
@@ -9344,7 +9401,8 @@ static gw_ticket gw__shard_on_rate_limited(gw__shard *shard, const gw_json *d, u
     gw_read_rate_limited(d, &limited);
     *in_ms = limited.retry_after_ms;
     if (limited.opcode != GW__OP_MEMBERS) return 0;
-    item = gw__shard_asked(shard, limited.guild_id, &limited.nonce);
+    item = gw__shard_asked(shard, limited.guild_id, &limited.nonce, 1);  /* it is the whole list that is limited */
+    if (!item) item = gw__shard_asked(shard, limited.guild_id, &limited.nonce, 0);
     if (!item) return 0;
     ticket = item->ticket;
     gw__send_refused(&shard->send, item, now_ms + limited.retry_after_ms);
@@ -9821,16 +9879,18 @@ static void gw__shard_begin_stop(gw__shard *shard, uint32_t how)
 static void gw__shard_stop(gw__shard *shard, uint32_t how, uint64_t now_ms)
 {
     int connects = shard->state == GW__LINKING || shard->state == GW__UPGRADING;
+    uint32_t reason = shard->shared->fatal ? shard->shared->fatal : (uint32_t)GW_REASON_BY_CALLER;
     if (shard->state == GW__CLOSING || shard->state == GW__STOPPED) return;
     gw__shard_begin_stop(shard, how);
     if (gw__shard_is_open(shard)) gw__shard_write_stop(shard);
     if (connects) gw__link_drop(&shard->link);
     if (connects || gw__shard_is_open(shard)) {
         gw__shard_return_permit(shard, now_ms);
-        gw__send_drop_all(&shard->send, GW_REASON_BY_CALLER, now_ms);
+        gw__send_drop_all(&shard->send, reason, now_ms);
         gw__shard_enter(shard, GW__CLOSING, now_ms, "stopped by the caller");
         return;
     }
+    gw__send_drop_all(&shard->send, reason, now_ms);
     if (how == GW_END) gw__shard_lose_session(shard, 0);
     gw__shard_retire(shard, 0, now_ms);
 }
@@ -9842,6 +9902,7 @@ static void gw__shard_cut(gw__shard *shard, uint32_t how, uint64_t now_ms)
     shard->own_close = how == GW_END ? 1000 : 4000;
     gw__shard_goodbye(shard);
     shard->has_event = 0;               /* what was not handed out was not taken */
+    gw__send_drop_all(&shard->send, GW_REASON_BY_CALLER, now_ms);
     if (how == GW_END) gw__shard_lose_session(shard, 0);
     gw__shard_retire(shard, 1, now_ms);
 }
@@ -11477,6 +11538,8 @@ GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
     now_ms = gw__client_now_us(gw) / 1000u;
     gw__session_forget(&one->session);
     one->stop_how = 0;
+    if (gw__shard_presence(one))                /* an Identify carries it; behind a Resume it follows */
+        gw__send_want_presence(&one->send, 0, now_ms);
     if (session && session_len && !gw__client_load(gw, session, session_len, shard, now_ms))
         result = gw__client_refuse(gw, GW_ERROR_SESSION_TEXT, "gw_shard_start");
     gw__client_start(gw, one, now_ms);
@@ -11665,13 +11728,15 @@ static int32_t gw__client_may_set_presence(gw_client *gw, int32_t shard)
 {
     uint32_t i, found = shard == GW_ALL;        /* with no shard yet it is kept for those to come */
     for (i = 0; i < gw->shard_count; i++) {
-        const gw__shard *one = gw->shards[i];
+        gw__shard *one = gw->shards[i];
         if (!gw__client_is_meant(one, shard)) continue;
         found = 1;
         if (!gw__shard_is_running(one))
             return gw__client_refuse(gw, GW_ERROR_ENDED, "the shard was stopped");
         if (!gw__send_has_presence_place(&one->send))
             return gw__client_refuse(gw, GW_ERROR_QUEUE_FULL, "");
+        if (!gw__send_reserve_presence(&one->send))
+            return gw__client_refuse(gw, GW_ERROR_NO_MEMORY, "gw_set_presence");
     }
     return found ? (int32_t)GW_OK
                  : gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "no such shard runs here");
@@ -11886,7 +11951,7 @@ GW_API int32_t gw_timeout_ms(gw_client *gw)
     uint64_t now_us, next_ms;
     if (!gw || gw->closed || gw__client_in_hook(gw)) return -1;
     if (gw__client_has_work(gw)) return 0;
-    if (gw->shared.fatal || (gw->stopping && gw__client_all_stopped(gw))) return 0;
+    if (gw->stopping ? gw__client_all_stopped(gw) : gw->shared.fatal != 0) return 0;
     now_us = gw__client_now_us(gw);
     next_ms = gw__client_next_ms(gw);
     if (next_ms <= now_us / 1000u) return 0;
@@ -12001,6 +12066,7 @@ GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, 
     if (!gw || !out)
         return gw ? gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stats_read: out is NULL")
                   : (int32_t)GW_ERROR_ENDED;
+    if (gw__client_in_hook(gw)) return GW_ERROR_IN_HOOK;        /* it asks the clock, which may be one */
     if (!gw__client_sum_stats(gw, shard, &stats) && shard != GW_ALL)
         return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_stats_read");
     memcpy(out, &stats, GW__MIN(stats_bytes, sizeof stats));
