@@ -153,19 +153,25 @@ class Tail(Child):
         argv = shlex.split(os.environ.get("WRAP") or "") + [os.path.join(BUILD, "tail")]
         super().__init__(argv + (["--json"] if json_lines else []) + list(options), env, on_line)
 
-    def events(self, session_id=None):
-        """(session_id, s) of each dispatch, in the order printed. A session begins with its READY; before the first one
-        it is `session_id`, as a restored session brings no READY."""
-        found = []
+    def events(self, sessions=None):
+        """(session_id, s) of each dispatch, in the order printed. A shard's session begins with its READY; before the
+        first one it is the shard's of `sessions`, a dictionary that is kept up to date: a restored session brings no
+        READY."""
+        sessions = {} if sessions is None else sessions
         with self.changed:
             lines = list(self.lines)
-        for index, line in enumerate(lines):
-            if line.get("ev") != "dispatch":
-                continue
-            if line["t"] == "READY":
-                session_id = next((later["session_id"] for later in lines[index:] if later.get("ev") == "ready"), None)
-            found.append((session_id, line["s"]))
-        return found
+        found, waiting = [], {}         # waiting, by shard: READY was printed, its session_id comes with the "ready" line
+        for line in lines:
+            shard = line.get("shard")
+            if line.get("ev") == "ready":
+                sessions[shard] = line["session_id"]
+                if shard in waiting:
+                    found[waiting.pop(shard)][0] = line["session_id"]
+            elif line.get("ev") == "dispatch":
+                if line["t"] == "READY":
+                    waiting[shard] = len(found)
+                found.append([None if line["t"] == "READY" else sessions.get(shard), line["s"]])
+        return [tuple(event) for event in found]
 
     def peak_kib(self):
         """Most memory it ever had resident; None where the system does not tell."""
@@ -202,16 +208,26 @@ class Gwsim(Child):
         return [line for line in self.of("violation") if line["rule"] not in allowed]
 
 
+def in_order(events):
+    """Does s only grow in each session? Sessions of several shards may come in turn."""
+    last = {}
+    for session, s in events:
+        if s <= last.get(session, -1):
+            return False
+        last[session] = s
+    return True
+
+
 class Tally:
     """What the simulator sent, and what tail printed. The last 16 digits of a session_id are its number in the log."""
 
     def __init__(self, sim, *tails):
         names = sim.sent()
-        got, session_id = [], None
+        got, sessions, self.each_in_order = [], {}, True
         for tail in tails:
-            events = tail.events(session_id)
-            got += [(int(session[-16:], 16) if session else 0, s) for session, s in events]
-            session_id = events[-1][0] if events else session_id
+            events = [(int(session[-16:], 16) if session else 0, s) for session, s in tail.events(sessions)]
+            got += events
+            self.each_in_order &= in_order(events)
         arrived = set(got)
         # A RESUMED belongs to one connection alone, and that may be cut before it arrives: nobody will repeat it.
         self.sent = [key for key, name in names.items() if name != "RESUMED" or key in arrived]
@@ -219,7 +235,7 @@ class Tally:
         self.lost = [key for key in self.sent if key not in arrived]
         self.doubled = [key for key, count in collections.Counter(got).items() if count > 1]
         self.invented = [key for key in arrived if key not in names]
-        self.in_order = got == sorted(got)
+        self.in_order = in_order(got)       # over all tails; each_in_order: in each of them
 
     def perfect(self):
         return not (self.lost or self.doubled or self.invented) and self.in_order
@@ -240,6 +256,20 @@ def settle(sim, *tails, seconds=PATIENCE):
     while Tally(sim, *tails).lost and time.monotonic() < until:
         time.sleep(0.05)
     return Tally(sim, *tails)
+
+
+def build_asking(folder, name, api_url):
+    """A program of examples/, built to ask for the Gateway's URL at `api_url`; its path."""
+    path = os.path.join(folder, name)
+    words = [shlex.split(os.environ.get(variable) or usual) for variable, usual in (
+        ("CC", "cc"), ("CPPFLAGS", ""), ("CFLAGS", ""), ("LDFLAGS", ""), ("LDLIBS", "-lbearssl -lpthread"))]
+    compiler, cppflags, cflags, ldflags, ldlibs = words
+    done = subprocess.run(
+        compiler + ["-std=c99", "-O0", "-I" + ROOT] + cppflags + cflags + ["-DGW_API_URL=\"%s\"" % api_url]
+        + ldflags + [os.path.join(ROOT, "examples", name + ".c"), "-o", path] + ldlibs,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(done.returncode == 0, name, "does not build:", done.stdout.decode("utf-8", "replace")[:2000])
+    return path
 
 
 def free_port():
