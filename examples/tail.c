@@ -1,9 +1,13 @@
-/* tail -- shows a bot's events as they happen: a readable line an event, or with --json one JSON object a line.
+/* tail -- shows a bot's events as they happen: a readable line an event, or with --json one JSON object a line; of one
+ *         connection or of many shards; goes on after a restart where it was (--session), and keeps a trace (--trace).
  * Build:  make examples        or: cc -I. examples/tail.c -o build/tail -lbearssl -lpthread
- * You see READY, your guilds, then each message, until Ctrl-C:  DISCORD_TOKEN=... build/tail       (more: --help) */
+ * You see READY, your guilds, then each message, until Ctrl-C:  DISCORD_TOKEN=... build/tail
+ *         The same as four shards:  build/tail --shards 4        All options and variables:  build/tail --help */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE 1       /* POSIX names under -std=c99 */
 #endif
+static const char *api_url = "https://discord.com";
+#define GW_API_URL api_url      /* so that $GW_API_URL can name another */
 #define DISCORD_GATEWAY_IMPLEMENTATION
 #include "discord_gateway.h"
 #include <ctype.h>
@@ -22,31 +26,49 @@ static const char help[] =
     "  --json               one JSON object a line, for other programs\n"
     "  --data               ... with the whole payload of each event as \"d\"\n"
     "  --for SECONDS        end after so long\n"
-    "  --send FILE          send these when the session is up: {\"op\":...,\"d\":...}, one a line\n"
+    "  --shards N           run the bot as N shards: 0 to N-1\n"
+    "  --shards A-B/N       run shards A to B of N: the others run elsewhere\n"
+    "  --shards auto        run as many as Discord advises\n"
+    "  --send FILE          send these when the session is up: {\"op\":...,\"d\":...}, one a line;\n"
+    "                       what has a guild_id goes to the guild's shard, all else to each\n"
     "  --max-payload BYTES  skip larger payloads (67108864)\n"
-    "  --session FILE       leave the session there at the end, and resume it at the next start\n"
+    "  --session FILE       leave the session of each shard there, at the end and each second, and\n"
+    "                       resume them at the next start, after a crash too; a file for each tail\n"
+    "  --trace FILE         write each payload there, in and out, for a later replay, one a line:\n"
+    "                       {\"ms\":since the start,\"shard\":0,\"dir\":\"in\" or \"out\",\"payload\":{...}}\n"
+    "                       the values of token and session_id are \"***\"\n"
     "  --help               this text\n"
     "environment\n"
     "  DISCORD_TOKEN        the bot's token\n"
     "  GW_INTENTS           which events: a number (53575421: all that need no permission)\n"
-    "  GW_URL               the Gateway's URL, in place of asking Discord for it\n"
+    "  GW_URL               the Gateway's URL, in place of asking Discord for it; then one shard\n"
+    "                       identifies in 5.5 s, as nobody says how many may at once\n"
+    "  GW_API_URL           where it is asked for (https://discord.com)\n"
     "  GW_CA_FILE           a PEM file of trusted authorities, in place of the system's\n"
     "  GW_LOG               error, warn, info, debug or trace: the library's log, on stderr\n"
     "exit code: 0 ended by you or by --for, 2 used wrongly, 10 could not go on\n";
 
 enum { EXIT_USAGE = 2, EXIT_FATAL = 10 };
+enum { SHARDS_MAX = 16384 };
+
+typedef struct buffer {                 /* grows; begins as {NULL, 0} */
+    char *ptr;
+    size_t cap;
+} buffer;
 
 typedef struct tail {
     int json, data;
     double for_seconds;                 /* 0: until the user ends it */
-    const char *session_file, *send_file;
+    const char *session_file, *send_file, *trace_file;
+    FILE *trace;                        /* NULL: not asked for */
+    double started;                     /* seconds_now() then */
+    uint32_t log_level;                 /* of what goes to stderr; 0: nothing */
     char *send_text;                    /* all of send_file */
     const char *send_at;                /* what is not queued yet */
     unsigned send_line;                 /* number of the line before send_at */
-    int32_t send_shard;
     int sending;                        /* from the first READY or RESUMED until all is queued */
     int stopping, fatal, output_error, save_failed;
-    char saved[GW_SESSION_MAX + 1];     /* what session_file holds */
+    buffer session, saved;              /* of all shards: now, and what session_file holds */
     struct timespec now;                /* when the event in hand was taken */
     gw_client *gw;
 } tail;
@@ -68,6 +90,13 @@ static const char *lower(const char *name)      /* valid until the next call */
     for (i = 0; name[i] && i < sizeof out - 1; i++) out[i] = (char)tolower((unsigned char)name[i]);
     out[i] = 0;
     return out;
+}
+
+static double seconds_now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
 static const char *reason_name(uint32_t reason)
@@ -99,16 +128,21 @@ static void json_text(const char *key, const char *text)
 }
 
 /* JSON as it came, except that a line end between its tokens becomes a space: an object is a line. */
-static void json_raw(const char *key, const gw_json *value)
+static void write_raw(FILE *file, const char *at, size_t left)
 {
-    const char *at = value->ptr, *run;
-    size_t left = value->ptr ? value->len : 0;
-    printf(",\"%s\":%s", key, left ? "" : "null");
+    const char *run;
     while (left) {
         for (run = at; left && (unsigned char)*at >= 0x20; at++) left--;
-        fwrite(run, 1, (size_t)(at - run), stdout);
-        for (; left && (unsigned char)*at < 0x20; at++, left--) putchar(' ');
+        fwrite(run, 1, (size_t)(at - run), file);
+        for (; left && (unsigned char)*at < 0x20; at++, left--) putc(' ', file);
     }
+}
+
+static void json_raw(const char *key, const gw_json *value)
+{
+    printf(",\"%s\":", key);
+    if (value->ptr && value->len) write_raw(stdout, value->ptr, value->len);
+    else printf("null");
 }
 
 static void json_member(const gw_json *object, const char *key)
@@ -135,7 +169,7 @@ static void json_dispatch(const tail *t, const gw_event *ev)
 static void json_disconnected(const tail *t, const gw_event *ev)
 {
     int is_http = ev->reason == GW_REASON_HTTP;         /* then close_code is a status */
-    int kept = ev->will == GW_NEXT_RESUME || (t->stopping && t->session_file);
+    int kept = gw_is(&ev->d, "session", "kept");
     json_begin(t, ev, "close");
     if (ev->close_code && !is_http) printf(",\"code\":%d", (int)ev->close_code);
     else printf(",\"code\":null");
@@ -285,15 +319,30 @@ static int write_session(const char *name, const char *text, size_t len)
     return (close(file) == 0) & good && rename(other, name) == 0;
 }
 
+/* The sessions of all shards into t->session, which grows with them.  0: there is nothing, or no memory. */
+static int session_text(tail *t)
+{
+    size_t len = gw_session_save(t->gw, GW_ALL, t->session.ptr, t->session.cap);
+    if (len >= t->session.cap) {
+        size_t cap = len + GW_SESSION_MAX;
+        char *grown = (char *)realloc(t->session.ptr, cap);
+        if (!grown) return 0;
+        t->session.ptr = grown;
+        t->session.cap = cap;
+        len = gw_session_save(t->gw, GW_ALL, grown, cap);
+    }
+    return len > 0 && len < t->session.cap;
+}
+
 static void save_session(tail *t)
 {
-    char text[sizeof t->saved];
-    size_t len;
-    if (!t->session_file) return;
-    len = gw_session_save(t->gw, GW_ALL, text, sizeof text);
-    if (len == 0 || len >= sizeof text || strcmp(text, t->saved) == 0) return;  /* nothing new */
-    if (write_session(t->session_file, text, len)) {
-        memcpy(t->saved, text, sizeof text);
+    buffer written;
+    if (!t->session_file || !session_text(t)) return;
+    if (t->saved.ptr && strcmp(t->session.ptr, t->saved.ptr) == 0) return;      /* nothing new */
+    if (write_session(t->session_file, t->session.ptr, strlen(t->session.ptr))) {
+        written = t->session;
+        t->session = t->saved;
+        t->saved = written;
         t->save_failed = 0;
     } else if (!t->save_failed) {       /* said once, tried again each second */
         fprintf(stderr, "tail: the session cannot be saved in %s: %s\n", t->session_file, strerror(errno));
@@ -355,10 +404,13 @@ static void send_more(tail *t)
         const char *at = t->send_at;
         unsigned line = t->send_line;
         gw_json payload, d;
+        uint64_t guild_id;
         gw_ticket ticket;
         if (!next_payload(&at, &line, &payload)) { t->sending = 0; return; }
         gw_get(&payload, "d", &d);
-        ticket = gw_send_raw(t->gw, t->send_shard, (uint32_t)gw_u64(&payload, "op"), d.ptr, d.len);
+        guild_id = gw_u64(&d, "guild_id");
+        ticket = gw_send_raw(t->gw, guild_id ? gw_shard_of(t->gw, guild_id) : GW_ALL,
+                             (uint32_t)gw_u64(&payload, "op"), d.ptr, d.len);
         if (ticket == GW_ERROR_QUEUE_FULL || ticket == GW_ERROR_ENDED) return;  /* later, or never */
         if (ticket < 0)
             fprintf(stderr, "tail: --send: line %u of %s was not sent: %s\n", line, t->send_file,
@@ -382,17 +434,7 @@ static void take_event(tail *t, const gw_event *ev)
     /* The line is out: from now on a saved session names this event, and no new start shows it again. */
     if (ev->type < GW_GATEWAY_INFO || ev->type == GW_SKIPPED) gw_ack(t->gw, ev->shard, ev->session, ev->seq);
     if (ev->type == GW_READY || ev->type == GW_IDENTIFYING) save_session(t);
-    if ((ev->type == GW_READY || ev->type == GW_RESUMED) && t->send_text && t->send_line == 0) {
-        t->send_shard = ev->shard;
-        t->sending = 1;
-    }
-}
-
-static double seconds_now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+    if ((ev->type == GW_READY || ev->type == GW_RESUMED) && t->send_text && t->send_line == 0) t->sending = 1;
 }
 
 static void run(tail *t)
@@ -421,10 +463,40 @@ static void run(tail *t)
 
 static const char *const log_levels[] = { "", "error", "warn", "info", "debug", "trace" };
 
-static void log_line(void *user, uint32_t level, int32_t shard, const char *text)
+/* Payloads come as "< {json}" and "> {json}", one a line, and at this level nothing else does. */
+static void trace_line(const tail *t, int32_t shard, const char *line)
 {
-    (void)user;
-    fprintf(stderr, "%-5s %d  %s\n", log_levels[level], (int)shard, text);
+    fprintf(t->trace, "{\"ms\":%.0f,\"shard\":%d,\"dir\":\"%s\",\"payload\":",
+            (seconds_now() - t->started) * 1000, (int)shard, *line == '<' ? "in" : "out");
+    write_raw(t->trace, line + 2, strlen(line + 2));
+    fputs("}\n", t->trace);
+}
+
+static void on_log(void *user, uint32_t level, int32_t shard, const char *line)
+{
+    const tail *t = (const tail *)user;
+    int is_payload = level == GW_LOG_TRACE && (*line == '<' || *line == '>') && line[1] == ' ';
+    if (t->trace && is_payload) trace_line(t, shard, line);
+    if (level <= t->log_level) fprintf(stderr, "%-5s %d  %s\n", log_levels[level], (int)shard, line);
+}
+
+/* 0, or the exit code: what cannot be written is said before we connect. */
+static int open_trace(tail *t)
+{
+    t->started = seconds_now();
+    t->trace = fopen(t->trace_file, "w");
+    if (t->trace && setvbuf(t->trace, NULL, _IOLBF, 65536) == 0) return 0;  /* whole lines, also after a kill */
+    fprintf(stderr, "tail: --trace: %s cannot be written: %s\n", t->trace_file, strerror(errno));
+    return EXIT_USAGE;
+}
+
+/* 0, or the exit code. */
+static int close_trace(tail *t)
+{
+    int good = !ferror(t->trace);
+    if ((fclose(t->trace) == 0) & good) return 0;
+    fprintf(stderr, "tail: --trace: %s is not whole: it could not be written\n", t->trace_file);
+    return EXIT_FATAL;
 }
 
 static int usage(const char *text, const char *what)
@@ -442,22 +514,64 @@ static double number_of(const char *text, double most)      /* above 0 and up to
     return end != text && *end == 0 && value > 0 && value <= most ? value : 0;
 }
 
+/* Digits from *at on, up to SHARDS_MAX; -1: there are none.  *at is then behind them. */
+static int32_t shard_number(const char **at)
+{
+    int32_t number = -1;
+    for (; isdigit((unsigned char)**at); ++*at) {
+        number = (number < 0 ? 0 : number) * 10 + (**at - '0');
+        if (number > SHARDS_MAX) return -1;
+    }
+    return number;
+}
+
+/* "4", "0-3/16" or "auto".  0, or the exit code. */
+static int read_shards(gw_config *cfg, const char *value)
+{
+    const char *at = value;
+    int32_t first = 0, last, total;
+    if (strcmp(value, "auto") == 0) {
+        cfg->shard_count = GW_ALL;
+        return 0;
+    }
+    total = shard_number(&at);
+    last = total - 1;
+    if (*at == '-') {
+        first = total;
+        at++;
+        last = shard_number(&at);
+        total = *at == '/' ? (at++, shard_number(&at)) : -1;
+    }
+    if (*at || first < 0 || last < first || total <= last)
+        return usage("--shards needs a count from 1 to 16384, a range such as 0-3/16 (ids begin at 0 and end"
+                     " below the total), or auto, not \"%s\"", value);
+    cfg->shard_first = first;
+    cfg->shard_count = last - first + 1;
+    cfg->shard_total = total;
+    return 0;
+}
+
 /* 0, or the exit code; -1: all is done. */
 static int read_options(tail *t, gw_config *cfg, int argc, char **argv)
 {
+    static const char *const with_value[] = { "--for", "--shards", "--send", "--session", "--trace",
+                                              "--max-payload" };
+    size_t k;
     int i;
     for (i = 1; i < argc; i++) {
         const char *option = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(option, "--help") == 0) { fputs(help, stdout); return -1; }
         if (strcmp(option, "--json") == 0) { t->json = 1; continue; }
         if (strcmp(option, "--data") == 0) { t->data = 1; continue; }
-        if (strcmp(option, "--for") != 0 && strcmp(option, "--send") != 0 &&
-            strcmp(option, "--session") != 0 && strcmp(option, "--max-payload") != 0)
-            return usage("there is no option %s", option);
+        for (k = 0; k < sizeof with_value / sizeof *with_value; k++)
+            if (strcmp(option, with_value[k]) == 0) break;
+        if (k == sizeof with_value / sizeof *with_value) return usage("there is no option %s", option);
         if (!value) return usage("%s needs a value", option);
         i++;
         if (strcmp(option, "--send") == 0) t->send_file = value;
         if (strcmp(option, "--session") == 0) t->session_file = value;
+        if (strcmp(option, "--trace") == 0) t->trace_file = value;
+        if (strcmp(option, "--shards") == 0 && read_shards(cfg, value) != 0) return EXIT_USAGE;
         if (strcmp(option, "--for") == 0 && (t->for_seconds = number_of(value, 1e9)) == 0)
             return usage("--for needs seconds above 0, not \"%s\"", value);
         if (strcmp(option, "--max-payload") == 0 &&
@@ -473,7 +587,7 @@ static const char *environment(const char *name)
     return value && *value ? value : NULL;
 }
 
-static int read_environment(gw_config *cfg)
+static int read_environment(tail *t, gw_config *cfg)
 {
     const char *intents = environment("GW_INTENTS"), *log = environment("GW_LOG");
     char *end = NULL;
@@ -481,6 +595,7 @@ static int read_environment(gw_config *cfg)
     cfg->token = environment("DISCORD_TOKEN");
     cfg->url = environment("GW_URL");
     cfg->ca_file = environment("GW_CA_FILE");
+    if (environment("GW_API_URL")) api_url = environment("GW_API_URL");
     if (!cfg->token) {
         fprintf(stderr, "tail: no token: set DISCORD_TOKEN to your bot's token;"
                 " to try it without one, type: make run\n");
@@ -493,10 +608,11 @@ static int read_environment(gw_config *cfg)
             return usage("GW_INTENTS is a number such as 33281, not \"%s\"", intents);
     }
     cfg->intents = (uint32_t)number;
+    if (cfg->url && cfg->shard_count == GW_ALL)
+        return usage("--shards auto asks Discord how many; it cannot go with GW_URL, which is %s", cfg->url);
     if (!log) return 0;
-    cfg->log = log_line;
-    for (cfg->log_level = GW_LOG_TRACE; cfg->log_level > 0; cfg->log_level--)
-        if (strcmp(log, log_levels[cfg->log_level]) == 0) return 0;
+    for (t->log_level = GW_LOG_TRACE; t->log_level > 0; t->log_level--)
+        if (strcmp(log, log_levels[t->log_level]) == 0) return 0;
     return usage("GW_LOG is error, warn, info, debug or trace, not \"%s\"", log);
 }
 
@@ -519,15 +635,19 @@ int main(int argc, char **argv)
     char *session = NULL;
     static tail t;
     int code = read_options(&t, &cfg, argc, argv);
-    if (code == 0) code = read_environment(&cfg);
+    if (code == 0) code = read_environment(&t, &cfg);
     if (code == 0 && t.send_file) code = read_payloads(&t);
     if (code == 0 && t.session_file) code = read_session(&t, &session, &cfg.session_len);
+    if (code == 0 && t.trace_file) code = open_trace(&t);
     if (code != 0) return code < 0 ? 0 : code;
 
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     signal(SIGPIPE, SIG_IGN);           /* "tail | head" ends in order, too */
     cfg.session = session;
+    cfg.user = &t;
+    cfg.log = t.trace || t.log_level ? on_log : NULL;
+    cfg.log_level = t.trace ? GW_LOG_TRACE : t.log_level;
     cfg.ack_by_hand = 1;                /* a saved session names what was printed */
     signal_client = t.gw = gw_open(&cfg);
     free(session);
@@ -537,9 +657,12 @@ int main(int argc, char **argv)
     }
     run(&t);
     free(t.send_text);
+    free(t.session.ptr);
+    free(t.saved.ptr);
+    if (t.trace) code = close_trace(&t);
     if (t.output_error && t.output_error != EPIPE) {
         fprintf(stderr, "tail: the output cannot be written: %s\n", strerror(t.output_error));
         return EXIT_FATAL;
     }
-    return t.fatal ? EXIT_FATAL : 0;
+    return t.fatal ? EXIT_FATAL : code;
 }
