@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""tail --json loses nothing and doubles nothing over 1,000 cuts at random places, nor over restarts with --session.
+"""tail --json loses nothing and doubles nothing over 1,000 cuts at random places, over cuts of four shards in turn,
+nor over restarts with --session.
 
   CUTS=100 SEED=7 python3 tests/cuts_test.py [-v]
 
@@ -38,15 +39,15 @@ ON_THE_WAY_BACK = [     # armed together with one of these ends; each costs a ba
 class Cutter:
     """Watches the simulator's log, and ends each connection some milliseconds after its READY or RESUMED."""
 
-    def __init__(self, rng):
-        self.rng, self.sim = rng, None
+    def __init__(self, rng, cuts):
+        self.rng, self.cuts, self.sim = rng, cuts, None
         self.ended, self.drawn = 0, {}
         self.enough = threading.Event()
 
     def on_line(self, line):
         if line["ev"] == "hangup":
             self.ended += 1
-            if self.ended >= CUTS:
+            if self.ended >= self.cuts:
                 self.enough.set()
         if line["ev"] == "dispatch" and line["t"] in ("READY", "RESUMED") and not self.enough.is_set():
             self.end(line["conn"])
@@ -61,15 +62,15 @@ class Cutter:
             self.sim.command("to %d at %d %s" % (conn, delay_ms, order))
 
 
-@test
-def nothing_is_lost_or_doubled_over_random_cuts():
+def cut_at_random(cuts, shards):
     started = time.monotonic()
-    cutter = Cutter(random.Random(SEED))
+    cutter = Cutter(random.Random(SEED), cuts)
     # An interval of a second, so that a frozen connection is found dead in two.
-    with Gwsim("--rate", "0", "--interval", "1000", "--seed", str(SEED % 100000), on_line=cutter.on_line) as sim:
+    with Gwsim("--rate", "0", "--interval", "1000", "--seed", str(SEED % 100000), "--max-concurrency", str(shards),
+               on_line=cutter.on_line) as sim:
         cutter.sim = sim
-        sim.command("rate %d" % EVENTS_PER_SECOND)
-        with Tail(sim.url) as tail:
+        sim.command("rate %d" % (EVENTS_PER_SECOND // shards))
+        with Tail(None, "--shards", str(shards), GW_API_URL=sim.api_url) if shards > 1 else Tail(sim.url) as tail:
             cutter.enough.wait(SECONDS)
             seconds = time.monotonic() - started
             expect(cutter.enough.is_set(), "seed", SEED, ": only", cutter.ended, "cuts in", SECONDS, "s;",
@@ -79,16 +80,26 @@ def nothing_is_lost_or_doubled_over_random_cuts():
             expect(tail.wait() == 0, "seed", SEED, ": tail's exit code", tail.process.returncode, tail.said())
             tally = Tally(sim, tail)
             resumed = len(tail.of("resumed"))
-            print("%d connections ended, %d resumed, in %.1f s (seed %d): %s" % (
-                cutter.ended, resumed, seconds, SEED, tally))
+            print("%d connections ended (%d at a time), %d resumed, in %.1f s (seed %d): %s" % (
+                cutter.ended, shards, resumed, seconds, SEED, tally))
             if "-v" in sys.argv:
                 print(cutter.drawn)
             expect(tally.perfect(), "seed", SEED, ":", tally)
-            expect(len(tail.of("ready")) == 1, "seed", SEED, ": the session was given up", tail.of("session_lost"))
+            expect(len(tail.of("ready")) == shards, "seed", SEED, ": a session was given up", tail.of("session_lost"))
             expect(not tail.bad_lines, "lines that are no JSON:", tail.bad_lines[:3])
             # After a connect that failed the other address is tried: it resumes there, and the simulator notes it.
             strange = sim.violations("resume_on_wrong_url")
             expect(not strange, "seed", SEED, ": the simulator complains:", strange[:5])
+
+
+@test
+def nothing_is_lost_or_doubled_over_random_cuts():
+    cut_at_random(CUTS, 1)
+
+
+@test
+def nothing_is_lost_or_doubled_over_random_cuts_of_four_shards():
+    cut_at_random(max(CUTS // 4, 20), 4)
 
 
 @test

@@ -71,7 +71,7 @@ class Reshard:
 
 
 class Speaker:
-    """Somebody who writes a numbered message each 10 ms: the simulator brings it to all that are connected just then."""
+    """Writes a numbered message each 10 ms: the simulator brings it to all that are connected just then."""
 
     def __init__(self, sim):
         self.sim, self.count, self.silent = sim, 0, threading.Event()
@@ -129,7 +129,7 @@ def one_shard_becomes_two_without_a_gap():
 @test
 def two_shards_become_four_in_the_buckets_that_discord_allows():
     with tempfile.TemporaryDirectory() as folder, Gwsim("--quiet", "--max-concurrency", "4", "--shards", "4") as sim:
-        path = build_asking(folder, "reshard", sim.url.replace("wss", "https"))
+        path = build_asking(folder, "reshard", sim.api_url)
         with Reshard("2", "4", path=path) as reshard:
             all_is_seen(sim, reshard, 2, 4)
 

@@ -160,7 +160,7 @@ class Tail(Child):
         sessions = {} if sessions is None else sessions
         with self.changed:
             lines = list(self.lines)
-        found, waiting = [], {}         # waiting, by shard: READY was printed, its session_id comes with the "ready" line
+        found, waiting = [], {}         # waiting, by shard: its READY, whose session_id comes with the "ready" line
         for line in lines:
             shard = line.get("shard")
             if line.get("ev") == "ready":
@@ -192,6 +192,7 @@ class Gwsim(Child):
         listening = self.wait_for("listening")
         expect(listening, "the simulator did not start:", self.said())
         self.url = listening["url"]
+        self.api_url = self.url.replace("wss:", "https:")       # for those who ask /gateway/bot
 
     def command(self, line):
         try:

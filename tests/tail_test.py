@@ -36,8 +36,9 @@ def help_names_every_option():
     with Tail(None, "--help", token=None) as tail:
         expect(tail.wait() == 0, "exit code", tail.process.returncode)
         text = b"".join(tail.bad_lines).decode()
-        for word in ("--json", "--data", "--for", "--send", "--max-payload", "--session", "--help", "DISCORD_TOKEN",
-                     "GW_URL", "GW_CA_FILE", "GW_INTENTS", "exit code"):
+        for word in ("--json", "--data", "--for", "--shards", "--send", "--max-payload", "--session", "--trace",
+                     "--help", "DISCORD_TOKEN", "GW_URL", "GW_API_URL", "GW_CA_FILE", "GW_INTENTS", "GW_LOG",
+                     "exit code"):
             expect(word in text, word, "is not in --help")
 
 
@@ -50,7 +51,7 @@ def an_option_that_is_none_is_named():
 
 @test
 def an_option_without_its_value_is_named():
-    for option in ("--for", "--send", "--max-payload", "--session"):
+    for option in ("--for", "--shards", "--send", "--max-payload", "--session", "--trace"):
         with Tail("wss://localhost:1", option) as tail:
             exits(tail, 2, option)
 
@@ -58,7 +59,9 @@ def an_option_without_its_value_is_named():
 @test
 def values_that_are_no_numbers_are_refused():
     for option, values in (("--for", ("soon", "0", "-1", "1s", "nan", "inf")),
-                           ("--max-payload", ("big", "0", "-1", "0.5", "4294967296", "1k"))):
+                           ("--max-payload", ("big", "0", "-1", "0.5", "4294967296", "1k")),
+                           ("--shards", ("0", "-1", "4x", "", "16385", "99999999999", "Auto", "1-2", "1-2/", "-2/4",
+                                         "1-/4", "2-1/4", "0-4/4", "0-3/0", "0-1/2/3", " 4"))):
         for value in values:
             with Tail("wss://localhost:1", option, value) as tail:
                 exits(tail, 2, option, '"%s"' % value)
@@ -91,9 +94,16 @@ def a_bad_line_of_send_is_refused_before_connecting():
 
 
 @test
-def a_session_file_that_cannot_be_written_is_said_at_the_start():
-    with Tail("wss://localhost:1", "--session", "/nonexistent/folder/session") as tail:
-        exits(tail, 2, "/nonexistent/folder/session")
+def a_file_that_cannot_be_written_is_said_at_the_start():
+    for option in ("--session", "--trace"):
+        with Tail("wss://localhost:1", option, "/nonexistent/folder/file") as tail:
+            exits(tail, 2, option, "/nonexistent/folder/file")
+
+
+@test
+def shards_auto_asks_discord_so_it_refuses_a_url():
+    with Tail("wss://localhost:1", "--shards", "auto") as tail:
+        exits(tail, 2, "--shards auto", "GW_URL")
 
 
 # ---- cannot go on: a sentence, exit code 10 ------------------------------------------------------
@@ -239,6 +249,116 @@ def a_reader_that_leaves_ends_it_in_order():
         expect(sim.wait_for("session_end", 5), "the session was not ended with 1000")
 
 
+# ---- --shards ------------------------------------------------------------------------------------
+
+def is_ready(tail, shards):
+    came = tail.wait_for(lambda line: sorted(line["shard"] for line in tail.of("ready")) == shards)
+    expect(came, "READY was to come of", shards, "not of", tail.of("ready"), tail.said(), tail.lines[-3:])
+
+
+@test
+def shards_are_a_count_or_a_range_or_what_discord_advises():
+    with Gwsim("--shards", "3", "--max-concurrency", "16", "--identify-window", "0", "--guilds", "8") as sim:
+        for value, shards, total in (("1", [0], 1), ("4", [0, 1, 2, 3], 4), ("1-2/4", [1, 2], 4), ("3-3/4", [3], 4),
+                                     ("auto", [0, 1, 2], 3)):
+            before = len(sim.of("identify"))
+            with Tail(None, "--shards", value, GW_API_URL=sim.api_url) as tail:
+                is_ready(tail, shards)
+                ends_by(tail)
+                named = sorted(line["shard"] for line in sim.of("identify")[before:])
+                expect(named == [[shard, total] for shard in shards], value, named)
+                expect(len(tail.of("gateway_info")) == 1 and tail.of("gateway_info")[0]["shard"] == -1, tail.lines[:2])
+        expect(not sim.violations(), sim.violations())
+
+
+@test
+def shards_of_a_given_url_identify_one_after_the_other_and_end_together():
+    with Gwsim("--rate", "20") as sim, Tail(sim.url, "--shards", "2") as tail:
+        is_ready(tail, [0, 1])
+        first, second = [line["ts_ms"] for line in sim.of("identify")]
+        expect(5000 <= second - first < 15000, "the second came after", second - first, "ms")
+        tally = settle(sim, tail)
+        ends_by(tail)
+        expect(tally.perfect(), tally)
+        expect(sim.wait_for(lambda line: len(sim.of("session_end")) == 2, 5), "the sessions were not ended with 1000")
+        expect(sorted(line["shard"] for line in tail.of("close")) == [0, 1], tail.of("close"))
+        expect(all((line["session"], line["reason"]) == ("lost", "by_caller") for line in tail.of("close")), tail.lines)
+        expect(not sim.violations(), sim.violations())
+
+
+@test
+def one_shard_resumes_while_the_others_go_on():
+    with Gwsim("--rate", "50", "--max-concurrency", "4") as sim:
+        with Tail(None, "--shards", "4", GW_API_URL=sim.api_url) as tail:
+            is_ready(tail, [0, 1, 2, 3])
+            sim.command("next 1 late_ready 500")
+            sim.command("shard 2 cut_inside_frame")
+            expect(tail.wait_for("resumed"), tail.lines[-3:])
+            tally = settle(sim, tail)
+            ends_by(tail)
+            expect(tally.perfect(), tally)
+            expect(tail.of("close")[0]["shard"] == 2 and len(tail.of("close")) == 5, tail.of("close"))
+            lost, back = tail.of("close")[0]["ts"], tail.of("resumed")[0]["ts"]
+            others = {line["shard"] for line in tail.of("dispatch") if lost < line["ts"] < back and line["shard"] != 2}
+            expect(others == {0, 1, 3}, "meanwhile only", others)
+
+
+@test
+def send_finds_the_shard_of_a_guild_and_tells_all_the_rest_to_each():
+    with tempfile.TemporaryDirectory() as folder, Gwsim("--max-concurrency", "2", "--guilds", "4") as sim:
+        ids = [838860800000000000, 838860833214693377]          # of the simulator's guilds 0 and 1
+        expect([(guild >> 22) % 2 for guild in ids] == [0, 1], "the simulator's guilds have other ids")
+        path = write_file(folder, "payloads", "\n".join(
+            ['{"op":8,"d":{"guild_id":"%d","user_ids":["1"],"limit":0}}' % guild for guild in ids] + [PRESENCE % "x"]))
+        with Tail(None, "--shards", "2", "--send", path, GW_API_URL=sim.api_url) as tail:
+            expect(sim.wait_for(lambda line: len(sim.of("send")) == 4), sim.of("send"), tail.said())
+            ends_by(tail)
+            expect(not sim.violations() and not tail.said(), sim.violations(), tail.said())
+            expect(sorted(line["op"] for line in sim.of("send")) == [3, 3, 8, 8], sim.of("send"))
+        with Tail(None, "--shards", "1-1/2", "--send", path, "--for", "8", GW_API_URL=sim.api_url) as tail:
+            expect(sim.wait_for(lambda line: len(sim.of("send")) == 6), sim.of("send"), tail.said())
+            ends_by(tail)
+            expect("line 1" in tail.said() and "shard" in tail.said(), tail.said())
+
+
+# ---- --trace -------------------------------------------------------------------------------------
+
+@test
+def a_trace_holds_each_payload_and_no_secret():
+    with tempfile.TemporaryDirectory() as folder, Gwsim("--rate", "50", "--max-concurrency", "2") as sim:
+        path = os.path.join(folder, "trace")
+        with Tail(None, "--shards", "2", "--trace", path, GW_API_URL=sim.api_url, GW_LOG="info") as tail:
+            is_ready(tail, [0, 1])
+            sim.command("shard 1 cut_inside_frame")
+            expect(tail.wait_for("resumed"), tail.lines[-3:])
+            settle(sim, tail)
+            ends_by(tail)
+            text = open(path).read()
+            lines = [json.loads(line) for line in text.splitlines()]
+            expect(all(sorted(line) == ["dir", "ms", "payload", "shard"] for line in lines), lines[0])
+            times = [line["ms"] for line in lines]
+            expect(times == sorted(times) and isinstance(times[0], int) and 0 <= times[0] < 20000, times[:3])
+            ops = [(line["shard"], line["dir"], line["payload"]["op"]) for line in lines]
+            for op in ((0, "in", 10), (0, "out", 2), (1, "in", 10), (1, "out", 2), (1, "out", 6)):
+                expect(op in ops, op, "is not there:", ops[:9])
+            traced = [(line["shard"], line["payload"]["t"], line["payload"]["s"]) for line in lines
+                      if line["payload"]["op"] == 0]
+            printed = [(line["shard"], line["t"], line["s"]) for line in tail.of("dispatch")]
+            expect(traced == printed, "the trace and the lines differ:", set(traced) ^ set(printed))
+            messages = [line["payload"]["d"] for line in lines if line["payload"].get("t") == "MESSAGE_CREATE"]
+            expect(messages and all("author" in d for d in messages), "payloads are not whole", messages[:1])
+            for secret in [TOKEN] + [line["session_id"] for line in tail.of("ready")]:
+                expect(secret not in text, secret, "is in the trace")
+            expect("> {" not in tail.said() and "< {" not in tail.said(), "GW_LOG=info shows payloads", tail.said()[:300])
+
+
+@test
+def a_trace_that_cannot_be_written_to_its_end_is_said():
+    if os.path.exists("/dev/full"):
+        with Gwsim() as sim, Tail(sim.url, "--trace", "/dev/full", "--for", "0.5") as tail:
+            exits(tail, 10, "--trace", "/dev/full")
+
+
 # ---- --session -----------------------------------------------------------------------------------
 
 @test
@@ -282,6 +402,52 @@ def a_session_file_loses_nothing_when_it_is_killed():
                 expect(not tally.lost and not tally.invented, tally)
                 expect(len(tally.doubled) < 500, "what came in the last second may be told twice, not", tally)
                 ends_by(second)
+
+
+@test
+def a_session_file_of_several_shards_loses_nothing_when_it_is_killed():
+    with tempfile.TemporaryDirectory() as folder:
+        with Gwsim("--rate", "100", "--shards", "4", "--max-concurrency", "4", "--guilds", "8") as sim:
+            path, tails = os.path.join(folder, "session"), []
+            for start, shards in enumerate(("4", "auto", "0-3/4")):
+                tail = Tail(None, "--shards", shards, "--session", path, GW_API_URL=sim.api_url)
+                tails.append(tail)
+                if start:
+                    came = tail.wait_for(lambda line: len(tail.of("resumed")) == 4)
+                    expect(came, "only", tail.of("resumed"), tail.said(), tail.lines[-3:])
+                if start < 2:           # far enough that each shard's READY was saved, and more since
+                    expect(tail.wait_for(lambda line: len(tail.of("dispatch")) > 600), tail.lines[-3:], tail.said())
+                    tail.process.kill()
+                    tail.wait()
+            tally = settle(sim, *tails)
+            ends_by(tails[-1])
+            expect(not tally.lost and not tally.invented, tally)
+            expect(tally.each_in_order, "not in order:", tally)
+            expect(len(tally.doubled) < 2 * 4 * 300, "what came in the last second may be told twice, not", tally)
+            expect(len(sim.of("identify")) == 4, "an Identify was spent on a restart:", sim.of("identify"))
+            expect(not sim.violations(), sim.violations())
+            expect(not any(tail.of("ready") or tail.of("session_lost") for tail in tails[1:]), "a session was lost")
+            expect(os.listdir(folder) == ["session"], os.listdir(folder))
+            for tail in tails:
+                tail.end()
+
+
+@test
+def a_session_file_of_another_shard_count_means_new_sessions():
+    with tempfile.TemporaryDirectory() as folder, Gwsim("--identify-window", "0", "--max-concurrency", "4") as sim:
+        path = os.path.join(folder, "session")
+        with Tail(None, "--shards", "2", "--session", path, GW_API_URL=sim.api_url) as tail:
+            is_ready(tail, [0, 1])
+            ends_by(tail)
+            expect(all(line["session"] == "kept" for line in tail.of("close")), tail.of("close"))
+        with Tail(None, "--shards", "3", "--session", path, GW_API_URL=sim.api_url) as tail:
+            is_ready(tail, [0, 1, 2])
+            lost = tail.of("session_lost")
+            expect(len(lost) == 1 and "session text" in lost[0]["msg"] and "new session" in lost[0]["msg"], lost)
+            ends_by(tail)
+        with Tail(None, "--shards", "3", "--session", path, GW_API_URL=sim.api_url) as tail:
+            expect(tail.wait_for(lambda line: len(tail.of("resumed")) == 3), tail.lines[-3:], tail.said())
+            ends_by(tail)
 
 
 @test
