@@ -244,9 +244,11 @@ static void print_field(const char *label, const gw_json *value)
 static void print_fields(const gw_json *d)
 {
     static const char *const paths[] = { "author.username", "user.username", "member.user.username",
-        "name", "member_count", "unavailable", "emoji.name", "status", "content", "channel_id", "guild_id" };
+        "name", "member_count", "unavailable", "emoji.name", "status", "content", "channel_id", "guild_id",
+        "shards", "session_start_limit.max_concurrency", "session_start_limit.remaining" };
     static const char *const labels[] = { "author", "user", "user",
-        "name", "members", "unavailable", "emoji", "status", "content", "channel", "guild" };
+        "name", "members", "unavailable", "emoji", "status", "content", "channel", "guild",
+        "shards", "at_once", "identifies_left" };       /* of GATEWAY_INFO */
     enum { COUNT = sizeof paths / sizeof *paths };
     gw_json fields[COUNT];
     int i;
@@ -270,6 +272,7 @@ static void print_event(const tail *t, const gw_event *ev)
     } else {
         printf("  ");
         print_safely(ev->message, strlen(ev->message));
+        if (ev->type == GW_GATEWAY_INFO) print_fields(&ev->d);
     }
     if (ev->will != GW_NEXT_NOTHING)
         printf("; %s in %u ms", ev->will == GW_NEXT_RESUME ? "resumes" : "starts a new session",
