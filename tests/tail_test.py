@@ -329,6 +329,7 @@ def a_trace_holds_each_payload_and_no_secret():
         path = os.path.join(folder, "trace")
         with Tail(None, "--shards", "2", "--trace", path, GW_API_URL=sim.api_url, GW_LOG="info") as tail:
             is_ready(tail, [0, 1])
+            expect(tail.wait_for(lambda line: line.get("t") == "MESSAGE_CREATE"), tail.lines[-3:])
             sim.command("shard 1 cut_inside_frame")
             expect(tail.wait_for("resumed"), tail.lines[-3:])
             settle(sim, tail)
