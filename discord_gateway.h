@@ -248,7 +248,8 @@ GW_API uint32_t gw_version(void);   /* ... and of the code that runs */
     X(ERROR_NOT_OUR_SHARD, -4, "this client does not run that guild's shard") \
     X(ERROR_ENDED, -5, "the client or the shard has stopped") \
     X(ERROR_IN_HOOK, -6, "called from inside a hook") \
-    X(ERROR_SESSION_TEXT, -7, "session text is cut, of another bot or version; a new session is started") \
+    X(ERROR_SESSION_TEXT, -7, \
+      "session text is cut, or of another bot, version or shard count; a new session is started") \
     X(ERROR_NO_MEMORY, -8, "the allocator or the fixed block has no room")
 enum gw_result { GW_RESULTS(GW__ENUM) GW_RESULT_LAST_ = -8 };
 
@@ -596,7 +597,8 @@ GW_API int32_t gw_read_rate_limited(const gw_json *d, gw_rate_limited *out);
  * shard ends, it comes back as COMMAND_DROPPED with its ticket and a reason. What has left is never sent twice. */
 
 /* What the bot shows. The newest wins: one that has not left is dropped (NEWER). 5 leave in 20 s; there is no age.
- * An Identify carries it; a Resume keeps it. With GW_ALL it is that of later shards too.
+ * An Identify carries it; a Resume keeps it. With GW_ALL it is that of later shards too. In a fixed block its room is
+ * counted where config.presence is given.
  *   Source    Discord docs, "Update Presence" */
 GW_API gw_ticket gw_set_presence(gw_client *gw, int32_t shard, const gw_presence *presence);
 
@@ -10388,6 +10390,7 @@ static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
 {
     gw__gateway_info *info = &gw->discover.info;
     gw__buf *body = &gw->discover.http.body;
+    char text[sizeof info->url + 96];
     gw__fault fault;
     memset(&fault, 0, sizeof fault);
     /* discover has looked at it */
@@ -10396,9 +10399,12 @@ static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
     gw->shared.gateway_url_failures = gw->shared.info_wanted = 0;
     gw__gate_resize(&gw->shared.gate, info->max_concurrency);
     gw__gate_limit(&gw->shared.gate, info->total, info->remaining, info->reset_after_ms, now_ms);
+    gw__text_format(text, sizeof text,
+                    "/gateway/bot says %s; shards advised: %u, identifies at a time: %u, left: %u",
+                    info->url, (unsigned)info->shards, (unsigned)info->max_concurrency,
+                    (unsigned)info->remaining);
     if (gw__buf_append(body, "", 1))
-        gw__notice_push(&gw->shared, GW_GATEWAY_INFO, GW_ALL, info->url,
-                        (const char *)gw__buf_data(body));
+        gw__notice_push(&gw->shared, GW_GATEWAY_INFO, GW_ALL, text, (const char *)gw__buf_data(body));
     gw__discover_end(&gw->discover);
     gw->discover.tries = 0;
     gw->discover_at_ms = GW__NEVER;
@@ -11335,7 +11341,9 @@ static void gw__client_take_shards(gw_client *gw, const gw_config *cfg, gw__faul
     gw->max_queued_ms = gw__or_default(cfg->max_queued_ms, 300000);
     gw->shards_as_advised = cfg->shard_count == GW_ALL && cfg->shard_total == 0;
     gw->shared.by_hand = cfg->shard_count == 0 && cfg->shard_total > 0;
-    if (!fault->reason && !gw__client_add_shards(gw, cfg->shard_first, count))
+    /* one place at least: /gateway/bot and the wake use the poller's list too */
+    if (!fault->reason && (!gw__client_reserve(gw, GW__MAX(count, 1u)) ||
+                           !gw__client_add_shards(gw, cfg->shard_first, count)))
         gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards", (unsigned)count);
 }
 
@@ -12193,6 +12201,7 @@ static size_t gw__shard_memory_needed(const gw_config *cfg)
     return sizeof(gw__shard) + 3 * sizeof(uint32_t) + GW__WATCH_BYTES + sizeof(gw__tls) + head +
            GW__READ_AHEAD_SMALL + head + GW__SEND_BYTES_MAX + 64 + head +
            queued * (sizeof(gw__send_item) + GW__SEND_BYTES_MAX + head) + head +
+           (cfg->presence ? GW__SEND_BYTES_MAX + 2 * sizeof(gw__send_item) + 3 * head : 0) +
            GW__MAX(live, handshake);
 }
 
