@@ -180,6 +180,31 @@ TEST(start_with_failing_connections_keeps_the_buckets)
     world_end(&w);
 }
 
+/* The permit that it held is free at once, or, once its Identify is out, after the usual time. */
+TEST(start_of_the_next_follows_the_stop_of_one_that_connects_or_has_identified)
+{
+    static const struct { const char *script; uint64_t least_ms, most_ms; } rows[] = {
+        { "next 1 stall_http", 0, 260 }, { "next 1 no_hello", 0, 260 },
+        { "next 1 no_ready", 5000, 5510 }
+    };
+    size_t i;
+    uint32_t how;
+    for (i = 0; i < COUNT(rows); i++) for (how = GW_KEEP; how <= GW_END; how++) {
+        gw_stats stats;
+        const world_event *ready;
+        init_shards(2, 1);
+        world_begin(&w, rows[i].script);
+        world_advance(&w, 100);
+        CHECK_EQ(gw_shard_stop(w.gw, 0, how), GW_OK);
+        ready = WORLD_EXPECT(&w, GW_READY, 6000);
+        CHECK_EQ(ready->shard, 1);
+        CHECK_BETWEEN(ready->at_ms, BEGAN_MS + rows[i].least_ms, BEGAN_MS + 100 + rows[i].most_ms);
+        gw_stats_read(w.gw, GW_ALL, &stats);
+        CHECK_U64(stats.identifies_left, 1000 - identifies());
+        world_end(&w);
+    }
+}
+
 /* ---- how many buckets there are may change ---- */
 static uint32_t swaps;
 
@@ -213,7 +238,7 @@ TEST(buckets_fewer_by_a_later_answer_hold_all_that_wait)
     CHECK_EQ(gw_shard_live(w.gw, GW_ALL), 1);
     check_buckets(8);
     CHECK_U64(all_count, 16);
-    for (i = 1; i < all_count; i++)                 /* from the second answer on there is one bucket */
+    for (i = 1; i < all_count; i++)     /* from the second answer on there is one bucket */
         if (all[i].at_ms > world_time(&w, BOT_PATH, 1))
             CHECK(all[i].at_ms >= all[i - 1].at_ms + 5000);
     CHECK(all[15].at_ms >= all[0].at_ms + 4 * 5000);

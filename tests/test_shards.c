@@ -612,7 +612,7 @@ TEST(shards_stopped_one_sends_not_one_byte_more)
     for (i = 0; i < COUNT(states); i++) for (how = GW_KEEP; how <= GW_END; how++) {
         int failures = check_failures;
         uint64_t before, opens;
-        gw_ticket tickets[5];
+        gw_ticket tickets[40];
         const world_event *dropped;
         memset(written, 0, sizeof written);
         init_shards(2, 2);
