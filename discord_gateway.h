@@ -472,7 +472,8 @@ typedef struct gw_config {
  *   gw_open(&cfg) is what you call; the _sized form is for FFI and keeps old callers working. */
 GW_API gw_client *gw_open_sized(const gw_config *cfg, size_t config_bytes);
 
-/* Bytes of config.memory that a client of this config needs at most. */
+/* Bytes of config.memory that a client of this config needs at most: for all shards of the range, by hand for all of the
+ * total, for GW_ALL without a total for one. */
 GW_API size_t gw_memory_needed_sized(const gw_config *cfg, size_t config_bytes);
 #ifndef GW_FFI
 static inline gw_client *gw_open(const gw_config *cfg) { return gw_open_sized(cfg, sizeof *cfg); }
@@ -517,7 +518,7 @@ GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
  *   Returns   GW_OK, GW_ERROR_NOT_OUR_SHARD (it does not run), GW_ERROR_ARGUMENT, GW_ERROR_ENDED */
 GW_API int32_t gw_shard_stop(gw_client *gw, int32_t shard, uint32_t how);
 GW_API int32_t gw_shard_of(const gw_client *gw, uint64_t guild_id); /* the guild's shard, run here or not */
-GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard);   /* 1 after READY or RESUMED; GW_ALL: all? */
+GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard);   /* 1 after READY or RESUMED; GW_ALL: all that run? */
 
 /* No events from the shard (or GW_ALL) for now; heartbeats go on, TCP holds the rest. on 0: go on. While it is held
  * nothing is read: a connection that died silently is noticed afterwards.
@@ -8467,6 +8468,7 @@ typedef struct gw__shared {             /* what all shards of a client share */
     uint64_t turn_bytes;
     uint32_t fatal;                     /* a FATAL was said: everything stops */
     uint32_t connections;               /* made so far; names each in the poller's tags */
+    uint32_t sleeps;                    /* of the machine, so far */
 } gw__shared;
 
 typedef struct gw__shard {
@@ -8480,11 +8482,13 @@ typedef struct gw__shard {
     uint32_t held_passes;               /* ... but the event that waits has to go */
     uint32_t has_permit, hold_told;
     uint32_t stop_how;                  /* enum gw_how, once the caller ends it; else 0 */
-    uint32_t stop_to_tell;              /* SHARD_STOPPED is owed */
+    uint32_t stop_to_tell;              /* SHARD_STOPPED is owed: it comes before a new start */
+    const char *stop_session;           /* ... and says this of the session */
     uint32_t session_was_lost;          /* by the end that is in hand */
     uint32_t server_wait_ms;            /* a refused upgrade asked for it */
     uint32_t wait_is_asked;             /* by the server, so gw_recheck() does not cut it short */
     uint32_t in_hand;                   /* the caller holds an event of this shard */
+    uint32_t sleeps;                    /* of shared->sleeps, those that it has heard of */
     uint32_t beat_is_owed;              /* the window of sends was full: it leaves with the next place */
     uint32_t probe_deadline_is_set;
     uint64_t probe_deadline_ms;         /* gw_recheck() wants an ACK by then */
@@ -8870,7 +8874,8 @@ static gw_event *gw__shard_tell_end(gw__shard *shard, uint32_t type, const gw__e
                     ending->advice);
     gw__json_write_begin(&writer, scratch);
     gw__json_write_open(&writer, '{');
-    gw__json_write_property(&writer, "session", gw__shard_session_word(shard, next));
+    gw__json_write_property(&writer, "session", type == GW_SHARD_STOPPED ? shard->stop_session
+                                                    : gw__shard_session_word(shard, next));
     gw__json_write_property(&writer, "close_reason", shard->close_reason);
     gw__json_write_property(&writer, "advice", ending->advice);
     gw__json_write_close(&writer, '}');
@@ -8915,6 +8920,7 @@ static void gw__shard_retire(gw__shard *shard, int tell, uint64_t now_ms)
     gw__shard_return_permit(shard, now_ms);
     gw__send_drop_all(&shard->send, shard->fault.reason, now_ms);
     shard->stop_to_tell = tell != 0;
+    shard->stop_session = gw__shard_session_word(shard, GW__NEXT_STOP);
     gw__shard_enter(shard, GW__STOPPED, now_ms, shard->fault.text);
 }
 
@@ -9084,6 +9090,7 @@ static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
     shard->hold_told = 0;
     shard->server_wait_ms = 0;
     shard->beat_is_owed = 0;
+    shard->sleeps = shard->shared->sleeps;      /* a connection made after waking is not old */
     gw__session_begin_connection(&shard->session);
     gw__send_begin_connection(&shard->send);
     gw__link_open(&shard->link, url, (uint64_t)++shard->shared->connections << 32 | shard->index,
@@ -9764,7 +9771,7 @@ static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
 {
     switch (shard->state) {
     case GW__WAITING: case GW__GATED:
-        gw__shard_start(shard, now_ms);
+        if (!shard->stop_to_tell) gw__shard_start(shard, now_ms);
         return;
     case GW__LINKING:
         gw__link_expire(&shard->link, now_ms);
@@ -10183,6 +10190,8 @@ struct gw_client {
     uint32_t turn_bytes_max, turn_us_max, in_turn;
     uint64_t turn_began_us, looked_us, longest_turn_us;
     uint64_t slept_us;                      /* boot time minus monotonic time, at the last look */
+    uint64_t last_sleep_s;
+    uint32_t sleep_to_tell;                 /* some shards have not heard of it */
     uint32_t fd_asked, woken;
     uint32_t stopping;                      /* enum gw_how */
     uint32_t closed_said, closed;
@@ -10521,27 +10530,36 @@ static void gw__client_look(gw_client *gw, int32_t timeout_ms)
 
 /* ---- time passes ---- */
 
+/* Each shard hears of a sleep once; those for whom there is no room now, at the next look. */
+static void gw__client_tell_sleep(gw_client *gw, uint64_t now_ms)
+{
+    char text[96];
+    uint32_t i;
+    gw__text_format(text, sizeof text, "the machine slept for %llu s",
+                    (unsigned long long)gw->last_sleep_s);
+    for (i = 0; i < gw->shard_count; i++) {
+        gw__shard *shard = gw->shards[i];
+        if (shard->sleeps == gw->shared.sleeps) continue;
+        if (!gw__notices_have_room(&gw->shared.notices)) return;
+        shard->sleeps = gw->shared.sleeps;
+        if (gw__shard_is_open(shard)) gw__shard_fail(shard, GW_REASON_SLEPT, text, now_ms);
+        if (shard->state == GW__WAITING) gw__client_kick(gw, shard, now_ms);
+        gw__client_settle(gw, shard, now_ms);
+    }
+    gw->sleep_to_tell = 0;
+}
+
 /* The machine was suspended: every connection is old news, every wait is over. */
 static void gw__client_on_sleep(gw_client *gw, uint64_t now_us)
 {
     uint64_t slept_us = gw__client_boot_us(gw, now_us) - now_us, before_us = gw->slept_us;
-    char text[96];
-    uint32_t i;
     gw->slept_us = slept_us;
-    if (slept_us < before_us + GW__SLEPT_MS * UINT64_C(1000) || slept_us > UINT64_MAX / 2) return;
-    gw__text_format(text, sizeof text, "the machine slept for %llu s",
-                    (unsigned long long)((slept_us - before_us) / 1000000u));
-    for (i = 0; i < gw->shard_count; i++) {
-        gw__shard *shard = gw->shards[i];
-        if (!gw__notices_have_room(&gw->shared.notices)) {
-            /* the others at the next turn; those that wait then are not touched */
-            gw->slept_us = before_us;
-            return;
-        }
-        if (gw__shard_is_open(shard)) gw__shard_fail(shard, GW_REASON_SLEPT, text, now_us / 1000u);
-        if (shard->state == GW__WAITING) gw__client_kick(gw, shard, now_us / 1000u);
-        gw__client_settle(gw, shard, now_us / 1000u);
+    if (slept_us >= before_us + GW__SLEPT_MS * UINT64_C(1000) && slept_us <= UINT64_MAX / 2) {
+        gw->last_sleep_s = (slept_us - before_us) / 1000000u;
+        gw->shared.sleeps++;
+        gw->sleep_to_tell = 1;
     }
+    if (gw->sleep_to_tell) gw__client_tell_sleep(gw, now_us / 1000u);
 }
 
 static void gw__client_on_time(gw_client *gw, uint64_t now_us)
@@ -11582,7 +11600,7 @@ GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard)
     uint32_t i, live = 0;
     if (!gw) return 0;
     for (i = 0; i < gw->shard_count; i++) {
-        if (shard != GW_ALL && gw->shards[i]->id != shard) continue;
+        if (shard == GW_ALL ? gw->shards[i]->state == GW__STOPPED : gw->shards[i]->id != shard) continue;
         if (gw->shards[i]->state != GW__LIVE) return 0;
         live++;
     }
@@ -12205,6 +12223,15 @@ static size_t gw__shard_memory_needed(const gw_config *cfg)
            GW__MAX(live, handshake);
 }
 
+/* How many shards may ever run; 1 where only /gateway/bot knows. */
+static size_t gw__config_most_shards(const gw_config *cfg)
+{
+    int64_t count = cfg->shard_count;
+    if (count == 0) count = cfg->shard_total;
+    if (count == GW_ALL) count = (int64_t)cfg->shard_total - cfg->shard_first;
+    return count > 0 ? (size_t)count : 1;
+}
+
 /* Every piece that the client may hold at once, each with the block's head and rounding. */
 GW_API size_t gw_memory_needed_sized(const gw_config *given, size_t config_bytes)
 {
@@ -12218,7 +12245,7 @@ GW_API size_t gw_memory_needed_sized(const gw_config *given, size_t config_bytes
     source.anchors = cfg.trust_anchors;
     source.anchor_count = cfg.trust_anchor_count;
     source.memory_only = 1;
-    shards = cfg.shard_count > 0 ? (size_t)cfg.shard_count : 1;
+    shards = gw__config_most_shards(&cfg);
     shared = sizeof(gw_client) + GW__SEND_BYTES_MAX + 64 + GW__NOTICES_MAX * (160 + head) +
              gw__or_default(cfg.max_concurrency, 1) * sizeof(uint64_t) + 2 * GW__WATCH_BYTES +
              (cfg.token ? strlen(cfg.token) + 1 : 0) + (cfg.ca_pem ? strlen(cfg.ca_pem) + 1 : 0) +
