@@ -224,6 +224,7 @@
 #endif
 #ifndef GW_API
 #define GW_API extern
+#define GW__API_IS_SHARED 1
 #endif
 #ifdef __cplusplus
 #define GW_INIT {}  /* gw_config cfg = GW_INIT;  ({0} warns in C++ under -Wextra, {} is not C99) */
@@ -760,6 +761,10 @@ GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);
 #include <bearssl.h>
 #if defined __GNUC__ || defined __clang__
 #pragma GCC diagnostic pop
+#endif
+#if !defined GW__API_IS_SHARED && (defined __GNUC__ || defined __clang__)
+#pragma GCC diagnostic push             /* GW_API=static: nobody uses all of the public part */
+#pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
 /* ==========================================================================
@@ -12253,6 +12258,9 @@ GW_API size_t gw_memory_needed_sized(const gw_config *given, size_t config_bytes
     return shared + gw__trust_memory_needed(&source) + shards * gw__shard_memory_needed(&cfg);
 }
 
+#if !defined GW__API_IS_SHARED && (defined __GNUC__ || defined __clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif /* DISCORD_GATEWAY_IMPLEMENTED */
 #endif /* DISCORD_GATEWAY_IMPLEMENTATION */
 

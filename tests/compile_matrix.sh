@@ -5,7 +5,7 @@
 
 cd "$(dirname "$0")/.." || exit 1
 only=$1
-CC=${CC:-cc} CXX=${CXX:-g++}
+CC=${CC:-cc} CXX=${CXX:-g++} NM=${NM:-nm}
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror"
 flags="-I. $DEPENDENCY_CPPFLAGS $CPPFLAGS"
 libs="$DEPENDENCY_LDFLAGS $LDFLAGS -lbearssl -lpthread $LDLIBS"
@@ -119,6 +119,36 @@ check "public part first, implementation below, C99" compile "$CC" "$work/later.
 check "public part first, implementation below, C++11" compile "$CXX" "$work/later.c" -std=c++11
 check "api_use.c, C99" compile "$CC" tests/api_use.c -std=c99
 check "api_use.c, C++11" compile "$CXX" tests/api_use.c -std=c++11
+
+# GW_API=static: one file has all of it, uses a part, and hears nothing of the rest.
+cat >"$work/one_file.c" <<'END'
+#define DISCORD_GATEWAY_IMPLEMENTATION
+#include "discord_gateway.h"
+int main(void)
+{
+    gw_config cfg = GW_INIT;
+    gw_close(gw_open(&cfg));
+    return 0;
+}
+END
+private_api() {     # ... and the object shows nothing but main
+    compile "$@" -DGW_API=static && "$NM" -g --defined-only "$out" >"$out.names" &&
+        [ "$(awk '{ print $3 }' "$out.names")" = main ]
+}
+# The same warning in what is not the library's stays: the pragma ends where the implementation does.
+warns_outside_the_library() {
+    { cat "$work/one_file.c"; echo 'static int mine(void) { return 1; }'; } >"$work/unused.c"
+    ! "$CC" -Wall -Werror $flags -DGW_API=static -c "$work/unused.c" -o "$work/unused.o" 2>"$work/unused.txt" &&
+        grep -q mine "$work/unused.txt" && ! grep -q gw_ "$work/unused.txt"
+}
+for compiler in gcc clang; do
+    has $compiler || continue
+    check "GW_API=static, $compiler, C99" private_api $compiler "$work/one_file.c" -std=c99 -O2
+    has $([ $compiler = gcc ] && echo g++ || echo clang++) || continue
+    check "GW_API=static, $compiler, C++11" private_api $([ $compiler = gcc ] && echo g++ || echo clang++) \
+        "$work/one_file.c" -std=c++11
+done
+check "GW_API=static: warnings of the caller's own stay" warns_outside_the_library
 
 # With strict C99 and a system header before it, POSIX names are gone for good: a sentence has to say so.
 strict_c99_gets_a_sentence() {
