@@ -295,6 +295,27 @@ TEST(http_refuses_what_discord_refuses)
     }
 }
 
+/* Discord lets other clients in; the simulator does, and says what it thinks of it. */
+TEST(http_upgrade_of_a_foreign_user_agent_is_logged_and_done)
+{
+    static const char *const agents[] = { "User-Agent: Python/3.11 websockets/10.4\r\n", "" };
+    char request[400];
+    size_t i;
+    for (i = 0; i < 2; i++) {
+        client it;
+        world();
+        snprintf(request, sizeof request, "GET " TARGET " HTTP/1.1\r\nHost: gateway.sim\r\n%s"
+                 "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", agents[i]);
+        it = ask(request);
+        CHECK_HAS(all(&it), "HTTP/1.1 101 ");
+        CHECK_U64(sim_get_stats(gateway)->violations, 1);
+        CHECK_HAS(journal, "\"rule\":\"user_agent\"");
+        leave(&it);
+        world_end();
+    }
+}
+
 TEST(http_answers_the_key_of_the_rfc)       /* RFC 6455 section 1.3 */
 {
     client it;

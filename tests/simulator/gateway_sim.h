@@ -60,7 +60,7 @@ typedef struct sim_config {
     uint32_t strict_presence;       /* 1: the sixth presence in 20 s is closed with 4008, not only logged */
     uint32_t strict_resume_url;     /* 1: a Resume elsewhere than on its resume URL gets op 9 false */
     uint32_t expired_4009;          /* 1: Resume of an expired session is closed with 4009, not op 9 false */
-    uint32_t any_user_agent;        /* 1: no 403 for a User-Agent that is not "DiscordBot (url, version)" */
+    uint32_t any_user_agent;        /* 1: a User-Agent other than "DiscordBot (url, version)" is no violation */
     uint32_t quiet_dispatch;        /* 1: dispatched events are not logged one by one */
     void (*log)(void *user, const char *json_line);     /* one JSON object, no newline; NULL: none */
     uint64_t (*now_us)(void *user);                     /* for "sent_us" of events; NULL: now_ms * 1000 */

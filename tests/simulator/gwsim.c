@@ -120,7 +120,7 @@ static void refuse(const char *what, const char *about)
     X("--strict-presence", 'G', sim.strict_presence, "the sixth presence in 20 s is closed with 4008") \
     X("--strict-resume-url", 'G', sim.strict_resume_url, "Resume at a wrong address gets op 9 false") \
     X("--expired-4009", 'G', sim.expired_4009, "Resume of an expired session gets 4009")            \
-    X("--any-user-agent", 'G', sim.any_user_agent, "no 403 for other clients")                      \
+    X("--any-user-agent", 'G', sim.any_user_agent, "no violation, no 403")                          \
     X("--quiet", 'G', sim.quiet_dispatch, "dispatched events are not logged one by one")            \
     X("--script", 'T', script, "FILE of script lines")                                              \
     X("--do", 'T', orders, "LINES with ; between")                                                  \

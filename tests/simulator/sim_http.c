@@ -223,6 +223,14 @@ static int sim_user_agent_good(const sim_request *request)
            sim_slice_has_nocase(agent, ", ") && memchr(agent.ptr, ')', agent.len) != NULL;
 }
 
+/* The documented rule is the HTTP API's. At the upgrade it is our own: Discord lets other clients in. */
+static int sim_user_agent_passes(sim_connection *conn, const sim_request *request)
+{
+    if (conn->gateway->config.any_user_agent || sim_user_agent_good(request)) return 1;
+    sim_violation(conn, "user_agent", "User-Agent is not DiscordBot (url, version)");
+    return 0;
+}
+
 static int sim_authorized(const sim_gateway *gateway, const sim_request *request)
 {
     sim_slice value = sim_header(request, "Authorization");
@@ -404,8 +412,7 @@ static void sim_route(sim_connection *conn, const sim_request *request)
     else if (!sim_header(request, "Host").len) {
         sim_violation(conn, "no_host", "the Host header is missing");
         sim_answer_message(conn, request, 400, "Bad Request");
-    } else if (!conn->gateway->config.any_user_agent && !sim_user_agent_good(request)) {
-        sim_violation(conn, "user_agent", "User-Agent is not DiscordBot (url, version)");
+    } else if (!sim_user_agent_passes(conn, request) && !request->upgrade) {
         sim_answer_message(conn, request, 403, "Forbidden");
     } else if (request->upgrade) {
         sim_upgrade(conn, request);
