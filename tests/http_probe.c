@@ -1,8 +1,8 @@
 /* http_probe -- asks once for GET /api/v10/gateway/bot below a base URL, as the library does, and says what came back.
  * Build:  make        or: cc -I. -Itests tests/http_probe.c -o build/http_probe -lbearssl -lpthread
  * Run:    DISCORD_TOKEN=... build/http_probe https://discord.com
- * Exit code 0: stdout has the answer as JSON. 1: its last line is {"class":"http_401","msg":"..."}, or another class. 2: used
- * wrongly. GW_TIMEOUT: seconds for all of it (6). GW_CA_FILE: a PEM file of trusted authorities, in place of the system's. */
+ * Exit code 0: stdout has the answer as JSON. 1: its last line is {"class":"http_401","msg":"..."}, or another class. 2: not
+ * one URL, or a GW_TIMEOUT that is none. GW_TIMEOUT: seconds for all of it (6). GW_CA_FILE: a PEM file of trusted authorities, in place of the system's. */
 #include "probe.h"
 
 static int is_http_url(probe *p, const char *text)
@@ -18,6 +18,7 @@ static int ask(probe *p, gw__discover *discover, const char *base_url, const cha
 {
     if (!is_http_url(p, base_url)) return 0;
     if (!gw__discover_begin(discover, base_url, token, 1, probe_now_ms())) return probe_fail(p, &discover->fault);
+    p->url_is_good = 1;
     for (;;) {
         gw__trust_clock clock = probe_clock();
         switch (gw__discover_step(discover, &p->trust, &clock, probe_now_ms())) {
@@ -72,7 +73,7 @@ int main(int argc, char **argv)
     double timeout_s = 6;
     size_t token_len = 0;
     int is_open, exit_code = PROBE_OK;
-    if (argc != 2) {
+    if (argc != 2 || argv[1][0] == '-') {
         fprintf(stderr, "one URL is wanted: http_probe https://discord.com\n");
         return PROBE_USAGE;
     }

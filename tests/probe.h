@@ -23,6 +23,7 @@ typedef struct probe {
     void *watches;              /* the poller's, where it needs any */
     uint64_t until_ms;          /* patience ends then */
     uint32_t patience_ms;       /* said when it has ended */
+    uint32_t url_is_good;       /* nothing is to be said against it */
     uint32_t is_websocket;      /* 101 was received */
     gw__fault fault;
 } probe;
@@ -195,8 +196,9 @@ static int probe_upgrade(probe *p)
 GW__UNUSED static int probe_open_websocket(probe *p, const char *text)
 {
     gw__url url;
-    return gw__url_parse(&url, text, strlen(text), &p->fault) && gw__url_fits_gateway(&url, &p->fault) &&
-           probe_link(p, &url) && probe_upgrade(p);
+    p->url_is_good = gw__url_parse(&url, text, strlen(text), &p->fault) &&
+                     gw__url_fits_gateway(&url, &p->fault);
+    return p->url_is_good && probe_link(p, &url) && probe_upgrade(p);
 }
 
 /* ---- frames ---- */
@@ -231,7 +233,8 @@ GW__UNUSED static void probe_goodbye(probe *p, uint16_t code, const char *reason
 
 /* ---- words ---- */
 
-/* The class of a fault, for programs. NULL: it is ours, or the caller's, and no connection's. */
+/* The class of a fault, for programs. What stands in the way before a connection has one as well: of a
+ * URL that is refused, of descriptors and memory that are not there, net; of a CA file, cert_untrusted. */
 GW__UNUSED static const char *probe_class(const probe *p)
 {
     switch (p->fault.reason) {
@@ -250,7 +253,8 @@ GW__UNUSED static const char *probe_class(const probe *p)
     case GW_REASON_HTTP:          return "http";
     case GW_REASON_PROTOCOL:      return p->is_websocket ? "ws" : "http";      /* before 101 it spoke HTTP, badly */
     case GW_REASON_CLOSE_CODE:    return "ws";
-    default:                      return NULL;
+    case GW_REASON_CONFIG:        return p->url_is_good ? "cert_untrusted" : "net";
+    default:                      return "net";
     }
 }
 
@@ -258,10 +262,6 @@ GW__UNUSED static const char *probe_class(const probe *p)
 GW__UNUSED static int probe_tell(const probe *p, const char *class_name)
 {
     char quoted[6 * GW__FAULT_TEXT_MAX + 3];
-    if (!class_name) {
-        fprintf(stderr, "%s\n", p->fault.text);
-        return PROBE_USAGE;
-    }
     gw_quote(p->fault.text, strlen(p->fault.text), quoted, sizeof quoted);
     printf("{\"class\":\"%s\",\"msg\":%s}\n", class_name, quoted);
     return PROBE_FAILED;

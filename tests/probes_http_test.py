@@ -111,7 +111,7 @@ def http_asks_once_and_as_discord_wants_it():
 def http_asks_over_tls():
     with HttpServer(tls=True) as server:
         gives(probe(server.base))
-        probe(server.base, ca=None, SSL_CERT_FILE="/nowhere.pem").is_misuse("/nowhere.pem")
+        probe(server.base, ca=None, SSL_CERT_FILE="/nowhere.pem").is_class("cert_untrusted", "/nowhere.pem")
         probe(server.base.replace("localhost", "127.0.0.1").replace("https", "http")).is_class("eof")
 
 
@@ -351,10 +351,17 @@ def http_no_way_there_is_told():
 @test
 def http_probe_is_used_wrongly():
     Run("http_probe").is_misuse("URL")
-    probe("discord.com").is_misuse("scheme")
-    probe("http://discord.com").is_misuse("clear text")
-    probe("wss://discord.com").is_misuse("https://")
+    Run("http_probe", "https://discord.com", "more").is_misuse("URL")
+    Run("http_probe", "--help").is_misuse("URL")
     probe("https://discord.com", GW_TIMEOUT="0").is_misuse("GW_TIMEOUT")
+
+
+@test
+def http_probe_refuses_urls_as_it_refuses_hosts():
+    probe("discord.com").is_class("net", "scheme")
+    probe("").is_class("net", "URL")
+    probe("http://discord.com").is_class("net", "clear text")
+    probe("wss://discord.com").is_class("net", "https://")
 
 
 if __name__ == "__main__":

@@ -212,9 +212,10 @@ def tls_a_certificate_above_8_kib_is_refused():
 
 
 @test
-def tls_a_ca_file_that_is_not_there_is_a_misuse():
-    against("server", ca="/nowhere/ca.pem").is_misuse("/nowhere/ca.pem")
-    against("server", ca=os.path.join(CERTS, "server.key")).is_misuse("server.key", "BEGIN CERTIFICATE")
+def tls_a_ca_file_that_cannot_be_read_trusts_nobody():
+    against("server", ca="/nowhere/ca.pem").is_class("cert_untrusted", "/nowhere/ca.pem")
+    against("server", ca=CERTS).is_class("cert_untrusted", CERTS)
+    against("server", ca=os.path.join(CERTS, "server.key")).is_class("cert_untrusted", "server.key", "BEGIN CERTIFICATE")
 
 
 # ---- versions, suites, alerts ---------------------------------------------------------------------------------------
@@ -479,13 +480,19 @@ def tls_probe_tells_http_and_websocket_faults_apart():
 def tls_probe_is_used_wrongly():
     Run("tls_probe").is_misuse("URL")
     Run("tls_probe", "a", "b").is_misuse("URL")
-    probe("localhost").is_misuse("scheme")
-    probe("https://localhost/").is_misuse("wss://localhost")
-    probe("ws://gateway.example/").is_misuse("clear text")
-    probe("wss://user:secret@localhost/").is_misuse("user name")
-    probe("wss://localhost:70000/").is_misuse("port")
+    Run("tls_probe", "--insecure").is_misuse("URL")
     probe("wss://localhost/", GW_TIMEOUT="soon").is_misuse("GW_TIMEOUT")
     probe("wss://localhost/", GW_MSGS="-1").is_misuse("GW_MSGS")
+
+
+@test
+def tls_probe_refuses_urls_as_it_refuses_hosts():
+    probe("localhost").is_class("net", "scheme")
+    probe("").is_class("net", "URL")
+    probe("https://localhost/").is_class("net", "wss://localhost")
+    probe("ws://gateway.example/").is_class("net", "clear text")
+    probe("wss://user:secret@localhost/").is_class("net", "user name")
+    probe("wss://localhost:70000/").is_class("net", "port")
 
 
 @test

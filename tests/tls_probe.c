@@ -2,7 +2,7 @@
  * Build:  make        or: cc -I. -Itests tests/tls_probe.c -o build/tls_probe -lbearssl -lpthread
  * Run:    GW_CA_FILE=ca.pem build/tls_probe wss://localhost:8443/
  * Exit code 0: GW_MSGS text messages (1) came within GW_TIMEOUT seconds (6). 1: they did not, and the last line on stdout is
- * {"class":"...","msg":"..."}. 2: used wrongly. */
+ * {"class":"...","msg":"..."}. 2: not one URL, or a GW_TIMEOUT or GW_MSGS that is none. */
 #include "probe.h"
 
 /* 1: a text message has ended. 0: more is to come. -1: over, p->fault says why. */
@@ -55,7 +55,7 @@ int main(int argc, char **argv)
     double messages = 1, timeout_s = 6;
     int exit_code = PROBE_OK;
     uint16_t close_code;
-    if (argc != 2) {
+    if (argc != 2 || argv[1][0] == '-') {
         fprintf(stderr, "one URL is wanted: tls_probe wss://host:port/path\n");
         return PROBE_USAGE;
     }
