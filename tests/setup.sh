@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes sure that what a target needs is there: sh tests/setup.sh build|run|test; or says which Python serves: ... python
 # On Debian and Ubuntu what is missing is installed; elsewhere a sentence says what to install. Where nothing is
-# missing nothing is called, neither apt nor the network. The Makefile hands in CC, CXX and the flags that
-# BEARSSL=DIR and JSMN=DIR stand for (DEPENDENCY_CPPFLAGS, DEPENDENCY_LDFLAGS).
+# missing nothing is called, neither apt nor the network. The Makefile hands in CC, CXX, BEARSSL=DIR and
+# JSMN=DIR, and the flags that these two stand for (DEPENDENCY_CPPFLAGS, DEPENDENCY_LDFLAGS).
 purpose=${1:-build}
 CC=${CC:-cc}
 CXX=${CXX:-g++}
@@ -20,6 +20,20 @@ scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
 
 has() { command -v "$1" >/dev/null 2>&1; }
+
+# A folder that lacks them must not be made up for by the system's own: who names one means it.
+own_sources_are_there() {
+    if [ -n "$BEARSSL" ] && [ ! -f "$BEARSSL/inc/bearssl.h" ]; then
+        echo "setup: BEARSSL=$BEARSSL: there is no inc/bearssl.h in it; it must be the folder of BearSSL's sources" >&2
+    elif [ -n "$BEARSSL" ] && ! ls "$BEARSSL"/build/libbearssl.* >/dev/null 2>&1; then
+        echo "setup: BEARSSL=$BEARSSL: there is no build/libbearssl.a in it; run make there first" >&2
+    elif [ -n "$JSMN" ] && [ ! -f "$JSMN/jsmn.h" ]; then
+        echo "setup: JSMN=$JSMN: there is no jsmn.h in it" >&2
+    else return 0
+    fi
+    return 1
+}
+own_sources_are_there || exit 1
 
 # A compile says more than a package's name: BearSSL may come from anywhere. Flags are words, so they stay unquoted.
 compiles() {    # compiler, standard, source text, libraries...
