@@ -54,6 +54,17 @@ with_pkg_config() {
         "$work/user"
 }
 
+# GW_VERSION, GW_VERSION_TEXT, the title and the newest entry of CHANGELOG.md name one version.
+versions_agree() {
+    text=$(sed -n 's/^#define GW_VERSION_TEXT "\(.*\)"/\1/p' discord_gateway.h)
+    number=$(sed -n 's/^#define GW_VERSION \(0x[0-9A-Fa-f]*\)u.*/\1/p' discord_gateway.h)
+    title=$(sed -n '1s/.*discord_gateway.h \([0-9.]*\) .*/\1/p' discord_gateway.h)
+    newest=$(sed -n 's/^## \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 1)
+    echo "GW_VERSION_TEXT $text, GW_VERSION $number, title $title, CHANGELOG.md $newest"
+    [ -n "$text" ] && [ -n "$number" ] && [ "$title" = "$text" ] && [ "$newest" = "$text" ] &&
+        [ "$((number >> 16)).$((number >> 8 & 255)).$((number & 255))" = "$text" ]
+}
+
 # CMake runs elsewhere: relative folders would be other ones there.
 own_sources="-DBEARSSL=${BEARSSL:+$(cd "$BEARSSL" && pwd)} -DJSMN=${JSMN:+$(cd "$JSMN" && pwd)}"
 cmake_project() {   # folder, how the library is brought in
@@ -100,6 +111,7 @@ if command -v cmake >/dev/null; then
 else
     echo "install_check: no cmake here"
 fi
+check "the version is the same wherever it stands" versions_agree
 check "uninstall takes all away" uninstall_takes_all
 check "uninstall of what is not there is no error" uninstall_of_nothing
 
