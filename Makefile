@@ -35,7 +35,7 @@ PROBES     = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/ws_echo.c tests/tl
 SIMULATOR  = $(if $(wildcard tests/simulator/gwsim.c),$(BUILD)/gwsim)
 SIM_CORE   = $(BUILD)/libgateway_sim.a
 SIM_OBJECT = $(patsubst tests/%.c,$(BUILD)/%.o,$(filter-out %/gwsim.c,$(wildcard tests/simulator/*.c)))
-PROGRAMS   = $(EXAMPLES) $(PROBES) $(SIMULATOR)
+PROGRAMS   = $(EXAMPLES) $(PROBES) $(SIMULATOR) $(BUILD)/replay
 TESTS      = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 
 export MAKE CC CXX BUILD DEPENDENCY_CPPFLAGS DEPENDENCY_LDFLAGS    # for the scripts in tests/
@@ -71,6 +71,10 @@ $(BUILD)/%: examples/%.c
 	$(CC) -std=c99 $(ALL_CPPFLAGS) $(CFLAGS) $(WARNINGS) $(VARIANT) $(ALL_LDFLAGS) $(LINK) $(ALL_LDLIBS)
 
 $(BUILD)/%: tests/%.c
+	@mkdir -p $(@D) && rm -f $@
+	$(CC) -std=c99 $(ALL_CPPFLAGS) $(CFLAGS) $(WARNINGS) $(VARIANT) $(ALL_LDFLAGS) $(LINK) $(ALL_LDLIBS)
+
+$(BUILD)/%: tests/replay/%.c
 	@mkdir -p $(@D) && rm -f $@
 	$(CC) -std=c99 $(ALL_CPPFLAGS) $(CFLAGS) $(WARNINGS) $(VARIANT) $(ALL_LDFLAGS) $(LINK) $(ALL_LDLIBS)
 
