@@ -8685,7 +8685,7 @@ static void gw__shard_trace_sent(gw__shard *shard, const void *bytes, size_t len
 static int gw__shard_write_trace(const gw__shard *shard, const gw__payload *payload, gw__buf *line)
 {
     gw__json_writer writer;
-    int passed_over = payload->d.ptr == NULL && shard->scan.has_d;
+    int passed_over = shard->oversize || shard->unwanted;
     gw__json_write_begin(&writer, line);
     gw__json_write_open(&writer, '{');
     if (payload->has_op) gw__json_write_number(&writer, "op", payload->op);
