@@ -8663,11 +8663,20 @@ static void gw__shard_free(gw__shard *shard)
 
 /* ---- trace: each payload as one line, for the log hook that asks for GW_LOG_TRACE ---- */
 
+/* Line ends stand between values, and never inside of strings: a blank does as well. */
+static char *gw__shard_one_line(char *text)
+{
+    char *at;
+    for (at = text; *at; at++) if (*at == '\n' || *at == '\r') *at = ' ';
+    return text;
+}
+
 /* The line that was written; without memory none is. */
 static void gw__shard_end_trace(gw__shard *shard, gw__buf *line, int written)
 {
     if (written && gw__buf_append(line, "", 1))
-        gw__log_text(&shard->shared->logger, GW_LOG_TRACE, shard->id, (char *)gw__buf_data(line));
+        gw__log_text(&shard->shared->logger, GW_LOG_TRACE, shard->id,
+                     gw__shard_one_line((char *)gw__buf_data(line)));
     if (line->bytes) gw__mem_wipe(line->bytes, line->cap);
     gw__buf_free(line);
 }
