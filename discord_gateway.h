@@ -8690,7 +8690,8 @@ static void gw__shard_trace_sent(gw__shard *shard, const void *bytes, size_t len
                                       gw__json_redact(&line, (const char *)bytes, len));
 }
 
-/* The envelope is written anew. d is null where it was passed over; bytes tells how large it was. */
+/* The envelope is written anew. d is null where it was passed over; bytes tells how large it was. In
+ * a d that is broken inside no key can be told from its value: nothing of it is shown. */
 static int gw__shard_write_trace(const gw__shard *shard, const gw__payload *payload, gw__buf *line)
 {
     gw__json_writer writer;
@@ -8703,6 +8704,8 @@ static int gw__shard_write_trace(const gw__shard *shard, const gw__payload *payl
     if (passed_over) gw__json_write_number(&writer, "bytes", shard->message_bytes);
     gw__json_write_key(&writer, "d");
     if (!payload->d.ptr) gw__json_write_null(&writer);
+    else if (!gw__json_is_valid(payload->d.ptr, payload->d.len))
+        gw__json_write_text(&writer, "***", 3);
     else if (!gw__json_redact(line, payload->d.ptr, payload->d.len)) return 0;
     gw__json_write_close(&writer, '}');
     return !writer.failed;
