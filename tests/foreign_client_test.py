@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""The simulator and a WebSocket client that we did not write: Debian's python3-websockets, with the headers it sends by
-itself.
+"""The simulator and a WebSocket client that we did not write: Debian's python3-websockets, with the
+headers that it sends by itself.
 
   /usr/bin/python3 tests/foreign_client_test.py [-v] [part of a test's name]"""
 import asyncio
@@ -26,7 +26,8 @@ def identify():
 
 
 async def reach_ready(url):
-    async with websockets.connect(url + "/?v=10&encoding=json", ssl=trust(), max_size=None) as socket:
+    url += "/?v=10&encoding=json"
+    async with websockets.connect(url, ssl=trust(), max_size=None) as socket:
         expect(json.loads(await socket.recv())["op"] == 10)
         await socket.send(identify())
         ready = json.loads(await socket.recv())
@@ -48,7 +49,8 @@ def a_foreign_client_reaches_ready_with_the_headers_it_has():
 def the_http_api_refuses_a_foreign_user_agent():
     with Gwsim() as sim:
         try:
-            urllib.request.urlopen(sim.url.replace("wss", "https") + "/api/v10/gateway", context=trust(), timeout=20)
+            url = sim.url.replace("wss", "https") + "/api/v10/gateway"
+            urllib.request.urlopen(url, context=trust(), timeout=20)
             expect(False, "it was let in")
         except urllib.error.HTTPError as answer:
             expect(answer.code == 403, answer.code)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# BEARSSL=DIR and JSMN=DIR that lead nowhere get a sentence, and never the system's own in their place.
+# BEARSSL=DIR and JSMN=DIR that lead nowhere get a sentence, and never the system's own instead.
 # Ends with "setup_check: N passed, N failed".
 
 cd "$(dirname "$0")/.." || exit 1
@@ -17,15 +17,18 @@ check() {   # name of the case, command...
     fi
 }
 
-# what the sentence holds, make's words...: make ends with an error, that sentence, and has compiled nothing
+# what the sentence holds, make's words...: make ends with an error, that sentence, and no work done
 refused() {
     words=$1
     shift
     if "$MAKE" BUILD="$work/build" "$@" >"$work/said" 2>&1; then cat "$work/said"; return 1; fi
     cat "$work/said"
-    grep -qF "$words" "$work/said" && [ "$(grep -c '^setup: ' "$work/said")" = 1 ] && [ ! -e "$work/build" ]
+    grep -qF "$words" "$work/said" && [ "$(grep -c '^setup: ' "$work/said")" = 1 ] &&
+        [ ! -e "$work/build" ]
 }
-from_the_environment() { (export BEARSSL=/nonexistent; refused 'no inc/bearssl.h' "$work/build/ws_echo"); }
+from_the_environment() {
+    (export BEARSSL=/nonexistent; refused 'no inc/bearssl.h' "$work/build/ws_echo")
+}
 good_folders_pass() {
     sh tests/setup.sh build && BEARSSL="$work/bearssl" JSMN="$work/jsmn" sh tests/setup.sh build
 }
