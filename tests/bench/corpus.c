@@ -169,7 +169,7 @@ static void put_field(writer *w, char code)
     case 'i': put_number(w, UINT64_C(900000000000000000) + below(w, UINT64_C(1) << 58)); break;
     case 'w': put_word(w); break;
     case 's': put_sentence(w, 3 + below(w, 3)); break;
-    case 'S': put_sentence(w, 2 + below(w, 31)); break;
+    case 'S': put_sentence(w, 2 + below(w, 29)); break;
     case 'n': put_number(w, below(w, 256)); break;
     case 'T': put_number(w, UINT64_C(10000000000) + below(w, UINT64_C(60000000000))); break;
     case 't': put_time(w); break;
