@@ -5,6 +5,9 @@
 #   make            the programs, into build/
 #   make examples   those of examples/ only
 #   make asan       the unit tests under AddressSanitizer and UBSan
+#   make bench      the library against a bare BearSSL loop: a table, build/bench.json, and what changed since
+#                   `make bench-record` wrote tests/bench/ratios.txt; RUNS=5
+#   make bench-uptime                   memory after an hour of load and reconnects; MINUTES=60 MINUTE_MS=60000
 #   make install, make uninstall        to PREFIX (/usr/local), below DESTDIR if that is set
 #   make clean
 #
@@ -94,7 +97,31 @@ $(SIM_CORE): $(SIM_OBJECT)
 	@mkdir -p $(@D) && rm -f $@
 	$(AR) rcs $@ $(SIM_OBJECT)
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/simulator/*.d)
+# The benchmark is built with the flags that a user's program would have, whatever VARIANT is.
+RUNS      = 5
+MINUTES   = 60
+MINUTE_MS = 60000
+BENCH_OBJECT = $(patsubst tests/%.c,$(BUILD)/%.o,$(wildcard tests/bench/*.c))
+
+$(BUILD)/bench/%.o: tests/bench/%.c | setup
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(ALL_CPPFLAGS) $(CFLAGS) $(WARNINGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/gwbench: $(BENCH_OBJECT)
+	@rm -f $@
+	$(CC) $(CFLAGS) $(ALL_LDFLAGS) -o $@ $(BENCH_OBJECT) $(ALL_LDLIBS)
+
+bench: $(BUILD)/gwbench
+	@"$$(sh tests/setup.sh python)" tests/bench/run.py --runs $(RUNS)
+	@"$$(sh tests/setup.sh python)" tests/bench/plot.py $(BUILD)/bench.json $(BUILD)/bench.svg
+
+bench-record: $(BUILD)/gwbench
+	@"$$(sh tests/setup.sh python)" tests/bench/run.py --runs $(RUNS) --record
+
+bench-uptime: $(BUILD)/gwbench
+	@$(BUILD)/gwbench --uptime $(MINUTES) --minute-ms $(MINUTE_MS)
+
+-include $(wildcard $(BUILD)/*.d $(BUILD)/simulator/*.d $(BUILD)/bench/*.d)
 
 # A header belongs to no architecture: share/, where pkg-config and CMake look as well. The version is the header's.
 VERSION = $(shell sed -n 's/^.define GW_VERSION_TEXT "\(.*\)"/\1/p' discord_gateway.h)
@@ -116,5 +143,5 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all examples tests list run test asan setup install uninstall clean
+.PHONY: all examples tests list run test asan setup bench bench-record bench-uptime install uninstall clean
 .DELETE_ON_ERROR:

@@ -6,6 +6,7 @@
 #     asan       ... under AddressSanitizer and UBSan       nothreads  ... with -DGW_NO_THREADS, where it matters
 #     valgrind   ... under valgrind, for leaks              matrix     tests/compile_matrix.sh
 #     scripts    every other tests/*.sh, tests/*_test.py    install    tests/install_check.sh
+#     bench      tests/bench_test.sh, alone: it measures
 # Whatever runs ends with "NAME: N passed, N failed"; without such a line, or with another exit status than that line
 # deserves, it counts as one failure more. The last line of all is the sum, alone.
 # What fails is shown in full; every output stays in $BUILD/log/STAGE/NAME.
@@ -133,6 +134,7 @@ stage_cxx()       { variant cxx "$all_tests" TEST_LANGUAGE="$CXX -std=c++11 -x c
 stage_poll()      { variant poll "$system_tests" VARIANT="-O0 -DGW_NO_EPOLL"; }
 stage_nothreads() { variant nothreads "$system_tests" VARIANT="-O0 -DGW_NO_THREADS"; }
 stage_matrix()    { echo "compile_matrix 300 sh tests/compile_matrix.sh" | run_jobs matrix 1; }
+stage_bench()     { echo "bench_test 240 sh tests/bench_test.sh" | run_jobs bench 1; }
 stage_install()   { echo "install_check 120 sh tests/install_check.sh" | run_jobs install 1; }
 
 # Two at a time, the longer ones (Python) first: they mostly wait, and each has ports of its own. The flags of
@@ -143,7 +145,7 @@ stage_scripts() (
     for script in tests/*_test.py tests/*.sh; do
         name=$(basename "$script")
         case $name in
-            run_all.sh | setup.sh | compile_matrix.sh | install_check.sh | \*_test.py) ;;
+            run_all.sh | setup.sh | compile_matrix.sh | install_check.sh | bench_test.sh | \*_test.py) ;;
             *.sh) echo "$name 240 sh $script" ;;
             *.py) echo "$name 240 $PYTHON $script" ;;
         esac
@@ -151,9 +153,9 @@ stage_scripts() (
 )
 
 # ---- all of them, a line each, what failed, the sum ----
-stages=${*:-programs unit asan valgrind cxx poll nothreads matrix install scripts}
+stages=${*:-programs unit asan valgrind cxx poll nothreads matrix install scripts bench}
 for stage in $stages; do
-    case " programs unit asan valgrind cxx poll nothreads matrix install scripts " in
+    case " programs unit asan valgrind cxx poll nothreads matrix install scripts bench " in
         *" $stage "*) ;;
         *) echo "run_all.sh: there is no stage '$stage'" >&2; exit 2 ;;
     esac

@@ -16,7 +16,8 @@ typedef struct bench_world {
     const char *certs;          /* folder of tests/certs */
     const char *self;           /* this program, to start it again */
     uint32_t quick;             /* 1: CI's reduced run */
-    uint32_t slow_ns;           /* GW_BENCH_SLOW_NS: burnt for each event of the library's rows */
+    /* So that the benchmark can be seen to fail: burnt for each event, lost in each minute of uptime. */
+    uint32_t slow_ns, leak_bytes;       /* GW_BENCH_SLOW_NS, GW_BENCH_LEAK_BYTES */
 } bench_world;
 
 /* ---- figures of one run of one row ---- */

@@ -391,7 +391,6 @@ static void run_ram(const bench_world *world, const bench_row *row, bench_figure
     ledger sizes = { 0, 0 };
     gw_client *gw;
     gw_stats stats;
-    uint64_t bytes, held;
     cfg.alloc = count_bytes;
     cfg.user = &sizes;
     gw = library_open(world, &cfg);
@@ -400,16 +399,15 @@ static void run_ram(const bench_world *world, const bench_row *row, bench_figure
     while (gw_wait(gw, 200)) { }
     gw_stats_read(gw, GW_ALL, &stats);
     bench_put(out, "handshake_peak", (double)stats.memory_peak);
-    bench_put(out, "idle", (double)(bytes = now_bytes(gw)));
+    bench_put(out, "idle", (double)now_bytes(gw));
     bench_put(out, "idle_buffers", (double)sizes.large);
     bench_put(out, "idle_small", (double)sizes.small);
     library_prepare(world, row);
     bench_tell(world, BENCH_GO);
-    look_often(library_wait(gw, GW_MESSAGE_CREATE));
-    bench_put(out, "with_tokens", (double)(held = now_bytes(gw)));
     library_wait(gw, GW_PRESENCE_UPDATE);
-    gw_stats_read(gw, GW_ALL, &stats);
-    bench_put(out, "streaming", (double)stats.memory_now);
+    bench_put(out, "streaming", (double)now_bytes(gw));
+    look_often(library_wait(gw, GW_MESSAGE_CREATE));
+    bench_put(out, "with_tokens", (double)now_bytes(gw));
     library_wait(gw, GW_WEBHOOKS_UPDATE);
     while (gw_wait(gw, 200)) { }
     bench_put(out, "idle_again", (double)now_bytes(gw));

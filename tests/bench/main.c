@@ -91,10 +91,11 @@ static int run_once(const bench_world *world, const bench_row *row, bench_figure
 }
 
 /* ---- rows that start this program again ---- */
-static double start_once(const bench_world *world, const char *what)
+static double start_once(const bench_world *world, const char *what, double *cpu_s)
 {
     char port[16], text[32] = "";
     int ends[2], status;
+    struct rusage used;
     uint64_t began_ns = bench_now_ns();
     pid_t child;
     ssize_t got;
@@ -111,8 +112,10 @@ static double start_once(const bench_world *world, const char *what)
     close(ends[1]);
     got = read(ends[0], text, sizeof text - 1);
     close(ends[0]);
-    waitpid(child, &status, 0);
+    wait4(child, &status, 0, &used);
     if (got <= 0) bench_fail("a started program said nothing", what);
+    *cpu_s = (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+             (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
     return (double)(strtoull(text, NULL, 10) - began_ns) / 1e9;
 }
 
@@ -125,11 +128,13 @@ static int compare(const void *a, const void *b)
 /* mode: 1 is the library. Medians of some. */
 static void run_start(const bench_world *world, const bench_row *row, bench_figures *out)
 {
-    double took[21];
-    int i, count = world->quick ? 5 : 21;
-    for (i = 0; i < count; i++) took[i] = start_once(world, row->mode ? "library" : "bare");
+    double took[21], cpu[21];
+    int i, count = world->quick ? 7 : 21;
+    for (i = 0; i < count; i++) took[i] = start_once(world, row->mode ? "library" : "bare", &cpu[i]);
     qsort(took, (size_t)count, sizeof *took, compare);
+    qsort(cpu, (size_t)count, sizeof *cpu, compare);
     bench_put(out, "wall_s", took[count / 2]);
+    bench_put(out, "cpu_s", cpu[count / 2]);
 }
 
 /* ---- system calls, counted by ptrace ---- */
@@ -261,7 +266,7 @@ static void raise_limit(void)
 
 static void begin_world(bench_world *world)
 {
-    const char *slow = getenv("GW_BENCH_SLOW_NS");
+    const char *slow = getenv("GW_BENCH_SLOW_NS"), *leak = getenv("GW_BENCH_LEAK_BYTES");
     int several = sysconf(_SC_NPROCESSORS_ONLN) > 1;
     memset(world, 0, sizeof *world);
     world->certs = "tests/certs";
@@ -269,6 +274,7 @@ static void begin_world(bench_world *world)
     world->server_core = several ? 0 : -1;
     world->client_core = several ? 1 : -1;
     world->slow_ns = slow ? (uint32_t)atoi(slow) : 0;
+    world->leak_bytes = leak ? (uint32_t)atoi(leak) : 0;
 }
 
 int main(int argc, char **argv)
