@@ -1,5 +1,6 @@
-/* bare.c -- the bare BearSSL loop: connect, read, decrypt, drop, and nothing else; what the library is measured by.
- * A blocking socket, recv() straight into BearSSL's buffer; `ahead` reads 64 KiB at a time first, as the library does. */
+/* bare.c -- the bare BearSSL loop: connect, read, decrypt, drop, and nothing else; what the library
+ * is measured by. A blocking socket, recv() straight into BearSSL's buffer; `ahead` reads 64 KiB at
+ * a time first, as the library does. */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
 #endif
@@ -27,7 +28,12 @@ struct bare {
 };
 
 /* ---- whom it trusts: tests/certs/ca.pem ---- */
-typedef struct anchor { br_x509_trust_anchor it; br_x509_decoder_context decoder; uint8_t dn[256]; size_t dn_len; } anchor;
+typedef struct anchor {
+    br_x509_trust_anchor it;
+    br_x509_decoder_context decoder;
+    uint8_t dn[256];
+    size_t dn_len;
+} anchor;
 
 static void add_dn(void *context, const void *bytes, size_t len)
 {
@@ -65,7 +71,8 @@ static int dial(int port)
     hints.ai_family = AF_INET;
     hints.ai_socktype = SOCK_STREAM;
     snprintf(text, sizeof text, "%d", port);
-    if (getaddrinfo("localhost", text, &hints, &found)) bench_fail("localhost has no address", NULL);
+    if (getaddrinfo("localhost", text, &hints, &found))
+        bench_fail("localhost has no address", NULL);
     fd = socket(found->ai_family, SOCK_STREAM, 0);
     if (fd < 0 || connect(fd, found->ai_addr, found->ai_addrlen))
         bench_fail("the bare loop cannot connect", strerror(errno));
@@ -95,7 +102,8 @@ static void begin_tls(bare *it, const bench_world *world, const br_ssl_session_p
     br_ssl_engine_set_versions(&it->tls.eng, BR_TLS12, BR_TLS12);
     set_suites(&it->tls.eng);
     br_ssl_engine_set_buffer(&it->tls.eng, it->buffer, sizeof it->buffer, 1);
-    if (getrandom(seed, sizeof seed, 0) != (ssize_t)sizeof seed) bench_fail("no random bytes", NULL);
+    if (getrandom(seed, sizeof seed, 0) != (ssize_t)sizeof seed)
+        bench_fail("no random bytes", NULL);
     br_ssl_engine_inject_entropy(&it->tls.eng, seed, sizeof seed);
     if (resume && resume->session_id_len)
         br_ssl_engine_set_session_parameters(&it->tls.eng, resume);
@@ -188,7 +196,8 @@ static void identify(bare *it)
 {
     static const char json[] = "{\"op\":2,\"d\":{\"token\":\"" BENCH_TOKEN "\",\"intents\":0,"
         "\"properties\":{\"os\":\"linux\",\"browser\":\"bare\",\"device\":\"bare\"}}}";
-    uint8_t frame[512] = { 0x81, 0x80 | 126, 0, sizeof json - 1, 0, 0, 0, 0 };  /* masked with zeroes */
+    /* masked with zeroes */
+    uint8_t frame[512] = { 0x81, 0x80 | 126, 0, (sizeof json - 1) & 255u, 0, 0, 0, 0 };
     frame[2] = (uint8_t)((sizeof json - 1) >> 8);
     memcpy(frame + 8, json, sizeof json - 1);
     write_plain(it, frame, 8 + sizeof json - 1);

@@ -1,4 +1,5 @@
-/* bench.h -- what the parts of gwbench share: the world a row runs in, its figures, orders to the server. */
+/* bench.h -- what the parts of gwbench share: the world a row runs in, its figures, orders to the
+ * server. */
 #ifndef BENCH_H
 #define BENCH_H
 #include "corpus.h"
@@ -16,7 +17,7 @@ typedef struct bench_world {
     const char *certs;          /* folder of tests/certs */
     const char *self;           /* this program, to start it again */
     uint32_t quick;             /* 1: CI's reduced run */
-    /* So that the benchmark can be seen to fail: burnt for each event, lost in each minute of uptime. */
+    /* So that it can be seen to fail: burnt for each event, lost in each minute of uptime. */
     uint32_t slow_ns, leak_bytes;       /* GW_BENCH_SLOW_NS, GW_BENCH_LEAK_BYTES */
 } bench_world;
 
@@ -45,13 +46,13 @@ void *bench_new(size_t bytes);
 
 /* ---- orders: what plays goes to the connection that said Identify or Resume last ---- */
 enum bench_verb {
-    BENCH_SETUP,                /* heartbeat interval, TLS session cache on or off: for later connections */
+    BENCH_SETUP,                /* of later connections: heartbeat interval, no TLS session cache */
     BENCH_PREPARE,              /* makes and encrypts a corpus; nothing leaves until BENCH_GO */
     BENCH_GO,
     BENCH_REPORT,               /* the server's CPU time from BENCH_GO to the last byte */
     BENCH_RECONNECT,            /* op 7 */
     BENCH_INVALIDATE,           /* op 9 with false */
-    BENCH_DROP,                 /* TCP reset */
+    BENCH_DROP,                 /* TCP ends without a word */
     BENCH_QUIT
 };
 
@@ -105,7 +106,7 @@ typedef struct bench_row {
 
 extern const bench_row bare_rows[], library_rows[];     /* end with a name of NULL */
 
-/* --start bare|library: prints the time of READY. --uptime: see uptime.c. */
+/* --start bare|library: prints the time of READY. --uptime: 1 if memory did not grow. */
 void bare_start(const bench_world *world);
 void library_start(const bench_world *world);
 int uptime_run(const bench_world *world, uint32_t minutes, uint32_t minute_ms);

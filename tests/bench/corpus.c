@@ -73,7 +73,7 @@ static void put_sentence(writer *w, uint64_t words)
 
 static void put_hex(writer *w, int digits)
 {
-    while (digits--) put(w, "0123456789abcdef" + below(w, 16), 1);
+    while (digits--) put(w, &"0123456789abcdef"[below(w, 16)], 1);
 }
 
 static void put_time(writer *w)
@@ -96,21 +96,22 @@ static void put_template(writer *w, const char *text);
 
 /* ---- pieces that occur in several events ---- */
 #define USER "{\"username\":\"$w$n\",\"public_flags\":$n,\"primary_guild\":null,\"id\":\"$i\"," \
-    "\"global_name\":\"$w $w\",\"display_name_styles\":null,\"discriminator\":\"0\",\"clan\":null," \
-    "\"avatar_decoration_data\":null,\"avatar\":\"$h\"}"
+    "\"global_name\":\"$w $w\",\"display_name_styles\":null,\"discriminator\":\"0\"," \
+    "\"clan\":null,\"avatar_decoration_data\":null,\"avatar\":\"$h\"}"
 #define MEMBER_FIELDS "\"roles\":[$r],\"premium_since\":null,\"pending\":false,\"nick\":null," \
     "\"mute\":false,\"joined_at\":\"$t\",\"flags\":0,\"deaf\":false," \
     "\"communication_disabled_until\":null,\"banner\":null,\"avatar\":null"
 #define MEMBER "{\"user\":" USER "," MEMBER_FIELDS "}"
-#define ACTIVITY "{\"type\":0,\"timestamps\":{\"start\":17$T},\"state\":\"$s\",\"name\":\"$w $w\"," \
-    "\"id\":\"$h\",\"details\":\"$s\",\"created_at\":17$T,\"assets\":{\"small_text\":\"$w\"," \
-    "\"small_image\":\"$i\",\"large_text\":\"$w $w\",\"large_image\":\"$i\"}," \
+#define ACTIVITY "{\"type\":0,\"timestamps\":{\"start\":17$T},\"state\":\"$s\"," \
+    "\"name\":\"$w $w\",\"id\":\"$h\",\"details\":\"$s\",\"created_at\":17$T," \
+    "\"assets\":{\"small_text\":\"$w\",\"small_image\":\"$i\",\"large_text\":\"$w $w\",\"large_image\":\"$i\"}," \
     "\"application_id\":\"$i\"}"
 #define PRESENCE "{\"user\":{\"id\":\"$i\"},\"status\":\"$p\",\"processed_at_timestamp\":17$T," \
     "\"guild_id\":\"$i\",\"client_status\":{\"desktop\":\"$p\"},\"broadcast\":null," \
     "\"activities\":[$a]}"
 #define MESSAGE "{\"type\":0,\"tts\":false,\"timestamp\":\"$t\",\"pinned\":false," \
-    "\"nonce\":\"$i\",\"mentions\":[],\"mention_roles\":[],\"mention_everyone\":false,\"member\":{" \
+    "\"nonce\":\"$i\",\"mentions\":[],\"mention_roles\":[],\"mention_everyone\":false," \
+    "\"member\":{" \
     MEMBER_FIELDS "},\"id\":\"$i\",\"flags\":0,\"embeds\":[],\"edited_timestamp\":null," \
     "\"content\":\"$S\",\"components\":[],\"channel_type\":0,\"channel_id\":\"$i\",\"author\":" \
     USER ",\"attachments\":[],\"guild_id\":\"$i\"}"
@@ -122,15 +123,17 @@ static void put_template(writer *w, const char *text);
     "\"permissions\":\"137411140505153\",\"name\":\"$w\",\"mentionable\":false,\"managed\":false," \
     "\"id\":\"$i\",\"icon\":null,\"hoist\":false,\"flags\":0,\"color\":$n}"
 
-/* name, share of 1,000, body. Rows from REACTION to MEMBER_UPDATE are the tenth that "nine of ten filtered" wants. */
+/* name, share of 1,000, body. Rows from REACTION to MEMBER_UPDATE are the tenth that "nine of ten
+ * filtered" wants. */
 #define EVENTS(X) \
     X("PRESENCE_UPDATE", 500, PRESENCE) \
     X("MESSAGE_CREATE", 200, MESSAGE) \
     X("TYPING_START", 143, "{\"user_id\":\"$i\",\"timestamp\":17$n,\"member\":" MEMBER \
       ",\"channel_id\":\"$i\",\"guild_id\":\"$i\"}") \
     X("MESSAGE_REACTION_ADD", 40, "{\"user_id\":\"$i\",\"type\":0,\"message_id\":\"$i\"," \
-      "\"message_author_id\":\"$i\",\"member\":" MEMBER ",\"emoji\":{\"name\":\"\xF0\x9F\x91\x8D\"," \
-      "\"id\":null},\"channel_id\":\"$i\",\"burst\":false,\"guild_id\":\"$i\"}") \
+      "\"message_author_id\":\"$i\",\"member\":" MEMBER ",\"emoji\":{" \
+      "\"name\":\"\xF0\x9F\x91\x8D\",\"id\":null},\"channel_id\":\"$i\",\"burst\":false," \
+      "\"guild_id\":\"$i\"}") \
     X("MESSAGE_UPDATE", 30, MESSAGE) \
     X("GUILD_MEMBER_UPDATE", 30, "{\"user\":" USER "," MEMBER_FIELDS ",\"guild_id\":\"$i\"}") \
     X("VOICE_STATE_UPDATE", 30, "{\"member\":" MEMBER ",\"user_id\":\"$i\",\"suppress\":false," \
@@ -161,8 +164,8 @@ static void put_activities(writer *w)
     for (i = 0; i < count; i++) put_template(w, i ? "," ACTIVITY : ACTIVITY);
 }
 
-/* $i snowflake, $w word, $s a few words, $S a message's text, $n small number, $T eleven digits of a time in ms,
- * $t time as text, $h hash, $p status, $r roles, $a activities */
+/* $i snowflake, $w word, $s a few words, $S a message's text, $n small number, $T eleven digits of a
+ * time in ms, $t time as text, $h hash, $p status, $r roles, $a activities */
 static void put_field(writer *w, char code)
 {
     switch (code) {
@@ -256,7 +259,7 @@ static void write_mix(writer *w, const corpus_ask *ask)
     }
 }
 
-/* ---- a guild: its own fields first, then channels, roles, and members and presences up to its size ---- */
+/* ---- a guild: its own fields, channels, roles, then members and presences up to its size ---- */
 static void put_list(writer *w, const char *name, const char *item, uint32_t count)
 {
     uint32_t i;

@@ -1,6 +1,7 @@
 /* corpus.h -- what the benchmark's server plays: dispatches as Discord sends them, from a seed.
- * The mix is that of a bot with all intents in busy guilds: half PRESENCE_UPDATE, a fifth MESSAGE_CREATE, a seventh
- * TYPING_START; 811 bytes and 73 JSON tokens each on average, the envelope included (`gwbench --rows corpus`). */
+ * The mix is that of a bot with all intents in busy guilds: half PRESENCE_UPDATE, a fifth
+ * MESSAGE_CREATE, a seventh TYPING_START; 811 bytes and 73 JSON tokens each on average, the
+ * envelope included (`gwbench --rows corpus`). */
 #ifndef BENCH_CORPUS_H
 #define BENCH_CORPUS_H
 #include <stddef.h>
@@ -10,7 +11,7 @@ enum corpus_kind { CORPUS_MIX, CORPUS_GUILDS };
 
 typedef struct corpus_ask {
     uint32_t kind;              /* enum corpus_kind */
-    uint32_t count;             /* of events, or of GUILD_CREATEs; one WEBHOOKS_UPDATE more tells the end */
+    uint32_t count;             /* of events, or GUILD_CREATEs; a WEBHOOKS_UPDATE more is the end */
     uint64_t guild_bytes;       /* of one GUILD_CREATE */
     uint64_t seed, first_seq;
 } corpus_ask;

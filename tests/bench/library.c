@@ -1,5 +1,5 @@
-/* library.c -- the library's rows. The implementation is compiled here, with the flags that the Makefile
- * hands in; rows use the public calls only. */
+/* library.c -- the library's rows. The implementation is compiled here, with the flags that the
+ * Makefile hands in; rows use the public calls only. */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
 #endif
@@ -163,14 +163,30 @@ static void check(const timed *took, const bench_answer *made, uint32_t mode)
     if (mode == GUILD_OVER && took->skipped != expected) bench_fail("nothing was skipped", NULL);
 }
 
+static void put_stream(const timed *took, const bench_answer *made, bench_figures *out)
+{
+    bench_put(out, "events", (double)made->events);
+    bench_put(out, "bytes", (double)made->json_bytes);
+    bench_put(out, "wall_s", took->wall_s);
+    bench_put(out, "cpu_s", took->cpu_s);
+}
+
+static void put_memory(gw_client *gw, uint64_t resident_before, bench_figures *out)
+{
+    gw_stats stats;
+    uint64_t peak = bench_status_bytes("VmHWM:");
+    gw_stats_read(gw, GW_ALL, &stats);
+    bench_put(out, "resident_growth", (double)peak - (double)resident_before);
+    bench_put(out, "memory_peak", (double)stats.memory_peak);
+}
+
 static void run_stream(const bench_world *world, const bench_row *row, bench_figures *out)
 {
     gw_config cfg = GW_INIT;
-    bench_answer made, served;
+    bench_answer made;
     gw_client *gw;
     timed took;
     uint64_t resident;
-    gw_stats stats;
     cfg.max_payload = row->mode == GUILD_OVER ? 1000000u : 256000000u;
     gw = library_open(world, &cfg);
     want(gw, row->mode);
@@ -182,15 +198,9 @@ static void run_stream(const bench_world *world, const bench_row *row, bench_fig
     wait_for_bytes(gw);
     took = take_all(world, gw, row->mode);
     check(&took, &made, row->mode);
-    served = bench_tell(world, BENCH_REPORT);
-    gw_stats_read(gw, GW_ALL, &stats);
-    bench_put(out, "events", (double)made.events);
-    bench_put(out, "bytes", (double)made.json_bytes);
-    bench_put(out, "wall_s", took.wall_s);
-    bench_put(out, "cpu_s", took.cpu_s);
-    bench_put(out, "server_cpu_s", served.cpu_s);
-    bench_put(out, "resident_growth", (double)bench_status_bytes("VmHWM:") - (double)resident);
-    bench_put(out, "memory_peak", (double)stats.memory_peak);
+    put_stream(&took, &made, out);
+    put_memory(gw, resident, out);
+    bench_put(out, "server_cpu_s", bench_tell(world, BENCH_REPORT).cpu_s);
     gw_close(gw);
 }
 

@@ -1,8 +1,8 @@
 /* main.c -- gwbench: measures the library against a bare BearSSL loop, in one run, on one corpus.
  *   gwbench [--runs N] [--rows a,b] [--quick] [--out FILE] [--certs DIR]      `make bench` calls it
  *   gwbench --uptime MINUTES [--minute-ms MS]                                 `make bench-uptime`
- * Each run of a row is a process of its own, pinned to a core; the server is one on another core. Rows take
- * turns, so that what disturbs the machine disturbs all. */
+ * Each run of a row is a process of its own, pinned to a core; the server is one on another core.
+ * Rows take turns, so that what disturbs the machine disturbs all. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -25,7 +25,7 @@
 #define RUNS_MAX 50
 
 typedef struct options {
-    int runs, start, is_library;        /* start: this process is one that is timed from its start on */
+    int runs, start, is_library;        /* start: this process is timed from its start on */
     uint32_t minutes, minute_ms;
     const char *rows, *out;
 } options;
@@ -130,7 +130,8 @@ static void run_start(const bench_world *world, const bench_row *row, bench_figu
 {
     double took[21], cpu[21];
     int i, count = world->quick ? 7 : 21;
-    for (i = 0; i < count; i++) took[i] = start_once(world, row->mode ? "library" : "bare", &cpu[i]);
+    for (i = 0; i < count; i++)
+        took[i] = start_once(world, row->mode ? "library" : "bare", &cpu[i]);
     qsort(took, (size_t)count, sizeof *took, compare);
     qsort(cpu, (size_t)count, sizeof *cpu, compare);
     bench_put(out, "wall_s", took[count / 2]);
@@ -228,7 +229,8 @@ static int run_all(const options *from, const bench_world *world)
     int run, fine = 1;
     for (run = 0; run < from->runs; run++) {
         for (i = 0; i < count; i++) {
-            if (isatty(2)) fprintf(stderr, "\rrun %d of %d: %-24s", run + 1, from->runs, rows[i].name);
+            if (isatty(2))
+                fprintf(stderr, "\rrun %d of %d: %-24s", run + 1, from->runs, rows[i].name);
             fine &= run_once(world, &rows[i], &figures[i * RUNS_MAX + (uint32_t)run]);
         }
     }

@@ -1,5 +1,6 @@
-/* server.c -- the other end: a TLS server (BearSSL) that says Hello and READY, answers heartbeats, and plays a corpus as
- * fast as the client takes it. What it plays is encrypted before the clock starts, so that only send() is left. */
+/* server.c -- the other end: a TLS server (BearSSL) that says Hello and READY, answers heartbeats,
+ * and plays a corpus as fast as the client takes it. What it plays is encrypted before the clock
+ * starts, so that only send() is left. */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
 #endif
@@ -147,7 +148,8 @@ static void flush(server *it, peer *to)
     ssize_t sent;
     while (!to->held && to->out_at < to->out_len) {
         size_t len = to->out_len - to->out_at;
-        sent = send(to->fd, to->out + to->out_at, len < SEND_BYTES ? len : SEND_BYTES, MSG_NOSIGNAL);
+        if (len > SEND_BYTES) len = SEND_BYTES;
+        sent = send(to->fd, to->out + to->out_at, len, MSG_NOSIGNAL);
         if (sent < 0 && (errno == EAGAIN || errno == EINTR)) break;
         if (sent < 0) { drop(it, to); return; }
         to->out_at += (size_t)sent;
@@ -175,7 +177,8 @@ static void say(server *it, peer *to, const char *text)
 /* ---- the upgrade: RFC 6455 section 4.2 ---- */
 static void accept_key(const char *key, size_t len, char out[29])
 {
-    static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char alphabet[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     uint8_t hash[21] = { 0 };
     br_sha1_context sha1;
@@ -208,8 +211,8 @@ static size_t take_request(server *it, peer *from)
     write_plain(from, (const uint8_t *)answer, strlen(answer));
     end_record(from);
     from->is_open = 1;
-    snprintf(answer, sizeof answer, "{\"t\":null,\"s\":null,\"op\":10,\"d\":{\"heartbeat_interval\":%u,"
-             "\"_trace\":[]}}", (unsigned)it->interval_ms);
+    snprintf(answer, sizeof answer, "{\"t\":null,\"s\":null,\"op\":10,\"d\":{"
+             "\"heartbeat_interval\":%u,\"_trace\":[]}}", (unsigned)it->interval_ms);
     say(it, from, answer);
     return (size_t)(end + 4 - from->in);
 }
@@ -220,9 +223,9 @@ static void say_ready(server *it, peer *to)
     char text[1024];
     to->seq = 1;
     it->latest = to;
-    snprintf(text, sizeof text, "{\"t\":\"READY\",\"s\":1,\"op\":0,\"d\":{\"v\":10,\"user_settings\":{},"
-             "\"user\":{\"verified\":true,\"username\":\"bench\",\"mfa_enabled\":true,"
-             "\"id\":\"1098765432109876543\",\"global_name\":null,\"flags\":0,\"email\":null,"
+    snprintf(text, sizeof text, "{\"t\":\"READY\",\"s\":1,\"op\":0,\"d\":{\"v\":10,"
+             "\"user_settings\":{},\"user\":{\"verified\":true,\"username\":\"bench\","
+             "\"mfa_enabled\":true,\"id\":\"1098765432109876543\",\"global_name\":null,\"flags\":0,\"email\":null,"
              "\"discriminator\":\"0001\",\"bot\":true,\"avatar\":null},\"session_type\":\"normal\","
              "\"session_id\":\"0123456789abcdef0123456789abcdef\",\"resume_gateway_url\":"
              "\"wss://localhost:%d\",\"relationships\":[],\"private_channels\":[],\"presences\":[],"
@@ -381,7 +384,8 @@ static void obey_peer_order(server *it, peer *to, const bench_order *order, benc
     if (order->verb == BENCH_PREPARE) prepare(it, to, order, answer);
     if (order->verb == BENCH_GO) go(it, to);
     if (order->verb == BENCH_RECONNECT) say(it, to, "{\"t\":null,\"s\":null,\"op\":7,\"d\":null}");
-    if (order->verb == BENCH_INVALIDATE) say(it, to, "{\"t\":null,\"s\":null,\"op\":9,\"d\":false}");
+    if (order->verb == BENCH_INVALIDATE)
+        say(it, to, "{\"t\":null,\"s\":null,\"op\":9,\"d\":false}");
 }
 
 static void obey_order(server *it)
@@ -403,7 +407,8 @@ static void obey_order(server *it)
     else if (to) obey_peer_order(it, to, &order, &answer);
     if (send(it->world->control, &answer, sizeof answer, MSG_NOSIGNAL) < 0) exit(0);
     if (to && order.verb == BENCH_GO) flush(it, to);
-    /* shut down, not closed: epoll then tells of it, and one place frees */
+    /* shut down, not closed: epoll then tells of it, and one place frees. (What was dropped in the
+     * middle of an answer stays with us: epoll may still have it in its list.) */
     if (to && order.verb == BENCH_DROP) shutdown(to->fd, SHUT_RDWR);
 }
 

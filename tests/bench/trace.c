@@ -1,5 +1,5 @@
-/* trace.c -- counts system calls by ptrace, as strace -c does, but only between two marks; counts the
- * corpus' tokens by jsmn. */
+/* trace.c -- counts system calls by ptrace, as strace -c does, but only between two marks; counts
+ * the corpus' tokens by jsmn. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
