@@ -104,8 +104,8 @@ static void put_template(writer *w, const char *text);
 #define MEMBER "{\"user\":" USER "," MEMBER_FIELDS "}"
 #define ACTIVITY "{\"type\":0,\"timestamps\":{\"start\":17$T},\"state\":\"$s\"," \
     "\"name\":\"$w $w\",\"id\":\"$h\",\"details\":\"$s\",\"created_at\":17$T," \
-    "\"assets\":{\"small_text\":\"$w\",\"small_image\":\"$i\",\"large_text\":\"$w $w\",\"large_image\":\"$i\"}," \
-    "\"application_id\":\"$i\"}"
+    "\"assets\":{\"small_text\":\"$w\",\"small_image\":\"$i\",\"large_text\":\"$w $w\"," \
+    "\"large_image\":\"$i\"},\"application_id\":\"$i\"}"
 #define PRESENCE "{\"user\":{\"id\":\"$i\"},\"status\":\"$p\",\"processed_at_timestamp\":17$T," \
     "\"guild_id\":\"$i\",\"client_status\":{\"desktop\":\"$p\"},\"broadcast\":null," \
     "\"activities\":[$a]}"
@@ -164,8 +164,8 @@ static void put_activities(writer *w)
     for (i = 0; i < count; i++) put_template(w, i ? "," ACTIVITY : ACTIVITY);
 }
 
-/* $i snowflake, $w word, $s a few words, $S a message's text, $n small number, $T eleven digits of a
- * time in ms, $t time as text, $h hash, $p status, $r roles, $a activities */
+/* $i snowflake, $w word, $s a few words, $S a message's text, $n small number, $T eleven digits of
+ * a time in ms, $t time as text, $h hash, $p status, $r roles, $a activities */
 static void put_field(writer *w, char code)
 {
     switch (code) {

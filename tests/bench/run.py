@@ -333,7 +333,7 @@ def table(figures, sizes):
         parts.append(large_lines(figures))
     if figures.has("size_10k", "size_100m"):
         parts.append(size_lines(figures))
-    if figures.has("idle_1"):
+    if figures.has("idle_100"):
         parts.append(idle_lines(figures))
     parts.append(other_lines(figures, sizes))
     if figures.has("ram"):

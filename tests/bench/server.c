@@ -225,8 +225,8 @@ static void say_ready(server *it, peer *to)
     it->latest = to;
     snprintf(text, sizeof text, "{\"t\":\"READY\",\"s\":1,\"op\":0,\"d\":{\"v\":10,"
              "\"user_settings\":{},\"user\":{\"verified\":true,\"username\":\"bench\","
-             "\"mfa_enabled\":true,\"id\":\"1098765432109876543\",\"global_name\":null,\"flags\":0,\"email\":null,"
-             "\"discriminator\":\"0001\",\"bot\":true,\"avatar\":null},\"session_type\":\"normal\","
+             "\"mfa_enabled\":true,\"id\":\"1098765432109876543\",\"global_name\":null,"
+             "\"flags\":0,\"email\":null,\"discriminator\":\"0001\",\"bot\":true,\"avatar\":null},\"session_type\":\"normal\","
              "\"session_id\":\"0123456789abcdef0123456789abcdef\",\"resume_gateway_url\":"
              "\"wss://localhost:%d\",\"relationships\":[],\"private_channels\":[],\"presences\":[],"
              "\"guilds\":[],\"application\":{\"id\":\"1098765432109876543\",\"flags\":565248},"
