@@ -1261,4 +1261,107 @@ TEST(writer_remembers_that_an_append_failed)
     gw__buf_free(&buf);
 }
 
+/* ---- the fast paths against their portable twins ---- */
+static uint32_t twin_state;
+static uint32_t twin_random(uint32_t below)
+{
+    twin_state = twin_state * 1664525u + 1013904223u;
+    return (uint32_t)((uint64_t)twin_state * below >> 32);
+}
+
+/* The nest as both see it, in pieces that are cut alike: answer, bytes used, state. */
+static void compare_twins(const char *text, size_t len)
+{
+    gw__json_nest fast, plain;
+    size_t at = 0, part, fast_used, plain_used;
+    int fast_says, plain_says;
+    memset(&fast, 0, sizeof fast);
+    memset(&plain, 0, sizeof plain);
+    while (at < len) {
+        part = 1 + twin_random(200);
+        part = part < len - at ? part : len - at;
+        fast_says = gw__json_nest_push(&fast, text + at, part, &fast_used);
+        plain_says = gw__json_nest_push_plain(&plain, text + at, part, &plain_used);
+        if (!CHECK_EQ(fast_says, plain_says) || !CHECK_U64(fast_used, plain_used)) {
+            fprintf(stderr, "    %.*s\n", (int)len, text);
+            return;
+        }
+        if (plain_says) {
+            if (plain_says < 0) CHECK_TEXT(fast.why, plain.why);
+            return;
+        }
+        CHECK_U64(fast.objects, plain.objects);
+        CHECK_U64(fast.arrays, plain.arrays);
+        CHECK_EQ(fast.in_string, plain.in_string);
+        CHECK_EQ(fast.escaped, plain.escaped);
+        at += part;
+    }
+}
+
+TEST(scan_by_blocks_reads_as_byte_by_byte)
+{
+    static const char alphabet[] = "{}[]\"\\,:aA1 \n\xc3\xa9";
+    static char text[2000];
+    uint32_t round, i, len, kinds;
+    twin_state = 1;
+    for (round = 0; round < 30000; round++) {
+        len = 1 + twin_random(round % 10 ? 300 : 1900);
+        kinds = 2 + twin_random((uint32_t)sizeof alphabet - 2);
+        for (i = 0; i < len; i++) {
+            uint32_t dense = twin_random(4);
+            text[i] = dense ? 'x' : alphabet[twin_random(kinds)];
+        }
+        text[0] = '{';
+        compare_twins(text, len);
+        if (check_failures) return;
+    }
+}
+
+/* What is found of an envelope, with and without the short cut for the usual order. */
+TEST(scan_of_the_usual_order_stands_where_the_slow_one_stands)
+{
+    static const char *const beginnings[] = {
+        "{\"t\":\"MESSAGE_CREATE\",\"s\":42,\"op\":0,\"d\":{\"a\":\"", "{\"t\":\"X\",\"s\":0,\"op\":0,\"d\":{\"a\":\"",
+        "{\"t\":\"\",\"s\":9,\"op\":0,\"d\":{\"a\":\"", "{\"t\":\"X\",\"s\":9007199254740993,\"op\":0,\"d\":{\"a\":\"",
+        "{\"t\":\"X\",\"s\":18446744073709551615,\"op\":0,\"d\":{\"a\":\"",
+        "{\"t\":\"X\",\"s\":01,\"op\":0,\"d\":{\"a\":\"", "{\"t\":\"x\",\"s\":1,\"op\":0,\"d\":{\"a\":\"",
+        "{\"t\":\"X\",\"s\":1,\"op\":0,\"d\":[{\"a\":\"", "{\"t\":\"X\",\"s\":null,\"op\":0,\"d\":{\"a\":\"",
+        "{\"t\":\"X\\u0041\",\"s\":1,\"op\":0,\"d\":{\"a\":\"", "{\"t\":\"X\",\"s\":1,\"op\":1,\"d\":{\"a\":\"",
+        "{ \"t\":\"X\",\"s\":1,\"op\":0,\"d\":{\"a\":\"", "{\"t\":\"X\",\"s\":1,\"op\":0,\"d\":null,\"a\":{\"a\":\"" };
+    char text[600];
+    size_t i, used, slow_used, begin;
+    for (i = 0; i < sizeof beginnings / sizeof *beginnings; i++) {
+        gw__json_scan fast, slow;
+        memset(text, 'y', sizeof text);
+        begin = strlen(beginnings[i]);
+        memcpy(text, beginnings[i], begin);
+        memcpy(text + sizeof text - 3, "\"}}", 3);
+        gw__json_scan_begin(&fast);
+        gw__json_scan_begin(&slow);
+        if (!gw__json_scan_usual(&fast, (const uint8_t *)text, sizeof text, &used)) {
+            CHECK(i >= 2);
+            CHECK_EQ(fast.place, slow.place);       /* nothing has happened */
+            continue;
+        }
+        for (slow_used = 0;;) {
+            gw__json_found found = gw__json_scan_next(&slow, (const uint8_t *)text + slow_used,
+                                                      sizeof text - slow_used, &begin);
+            slow_used += begin;
+            if (!CHECK(found != GW__JSON_BROKEN && found != GW__JSON_NEED_MORE)) break;
+            if (found == GW__JSON_D_BEGIN) break;
+        }
+        CHECK_U64(used, slow_used);
+        CHECK_TEXT(fast.name, slow.name);
+        CHECK_U64(fast.name_len, slow.name_len);
+        CHECK_U64(fast.seq, slow.seq);
+        CHECK_U64(fast.op, slow.op);
+        CHECK_EQ(fast.has_name + fast.has_seq + fast.has_op, 3);
+        CHECK_EQ(fast.place, slow.place);
+        CHECK_EQ(fast.field, slow.field);
+        CHECK_EQ(fast.d_begun, slow.d_begun);
+        CHECK_EQ(gw__json_scan_next(&fast, (const uint8_t *)text + used, sizeof text - used, &begin), GW__JSON_D_END);
+        CHECK_U64(begin, sizeof text - used - 1);
+    }
+}
+
 CHECK_MAIN()
