@@ -1431,6 +1431,14 @@ static size_t gw__mem_cell_bytes(size_t bytes)
     return (bytes + GW__CELL_ALIGN - 1) / GW__CELL_ALIGN * GW__CELL_ALIGN + GW__CELL_ALIGN;
 }
 
+/* For secrets: through a volatile pointer, or the compiler may leave out a store that nobody
+ * reads. */
+static void gw__mem_wipe(void *bytes, size_t len)
+{
+    volatile uint8_t *at = (volatile uint8_t *)bytes;
+    while (len-- > 0) *at++ = 0;
+}
+
 static void *gw__mem_block_new(gw__mem *mem, size_t bytes)
 {
     gw__cell *cell = (gw__cell *)(void *)mem->block;
@@ -1469,6 +1477,7 @@ static void *gw__mem_block_resize(gw__mem *mem, void *old, size_t old_bytes, siz
         return NULL;
     }
     memcpy(moved, old, GW__MIN(old_bytes, new_bytes));
+    gw__mem_wipe(old, old_bytes);               /* it may have held the token */
     cell->used = 0;
     return moved;
 }
@@ -1505,19 +1514,12 @@ static void gw__mem_free(gw__mem *mem, void *old, size_t bytes)
     if (old) gw__mem_resize(mem, old, bytes, 0);
 }
 
-/* For secrets: through a volatile pointer, or the compiler may leave out a store that nobody
- * reads. */
-static void gw__mem_wipe(void *bytes, size_t len)
-{
-    volatile uint8_t *at = (volatile uint8_t *)bytes;
-    while (len-- > 0) *at++ = 0;
-}
-
 /* ---- buffers: the content is bytes[begin..end) ---- */
 typedef struct gw__buf {
     gw__mem *mem;
     uint8_t *bytes;
     size_t begin, end, cap, max;
+    uint32_t is_secret;                 /* the token may be in it: no copy is left behind where it grows */
 } gw__buf;
 
 static void gw__buf_init(gw__buf *buf, gw__mem *mem, size_t max)
@@ -1549,6 +1551,20 @@ static void gw__buf_consume(gw__buf *buf, size_t len)
     if (buf->begin == buf->end) gw__buf_clear(buf);
 }
 
+/* An allocator may move what grows, and leave what was there. The fixed block wipes it itself. */
+static void *gw__buf_grow(gw__buf *buf, size_t cap)
+{
+    void *fresh;
+    if (!buf->is_secret || !buf->bytes || buf->mem->block)
+        return gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
+    fresh = gw__mem_resize(buf->mem, NULL, 0, cap);
+    if (!fresh) return NULL;
+    memcpy(fresh, buf->bytes, buf->end);
+    gw__mem_wipe(buf->bytes, buf->cap);
+    gw__mem_free(buf->mem, buf->bytes, buf->cap);
+    return fresh;
+}
+
 /* Room for `more` bytes behind the content; 0: above the maximum, or no memory. Grows by
  * doubling. */
 static int gw__buf_reserve(gw__buf *buf, size_t more)
@@ -1566,7 +1582,7 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
     cap = buf->mem->block ? len + more : GW__MAX(buf->cap, 256u);      /* a block has nothing to waste */
     while (cap < len + more) cap = cap > buf->max / 2 ? buf->max : cap * 2;
     cap = GW__MIN(cap, buf->max);
-    grown = gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
+    grown = gw__buf_grow(buf, cap);
     if (!grown) return 0;
     buf->bytes = (uint8_t *)grown;
     buf->cap = cap;
@@ -4890,6 +4906,7 @@ static void gw__link_init(gw__link *link, gw__net *net)
     gw__tcp_init(&link->tcp);
     gw__buf_init(&link->wire, net->mem, GW__READ_AHEAD_BYTES);
     gw__buf_init(&link->out, net->mem, GW__LINK_OUT_MAX);
+    link->out.is_secret = 1;
 }
 
 /* It may have held the token. */
@@ -11593,6 +11610,7 @@ GW_API gw_client *gw_open_sized(const gw_config *given, size_t config_bytes)
     if (!gw) return NULL;
     gw->shared.mem = mem;
     gw__buf_init(&gw->shared.scratch, &gw->shared.mem, GW__SEND_BYTES_MAX + 64);
+    gw->shared.scratch.is_secret = 1;
     gw__client_take_hooks(gw, &cfg);
     gw__discover_init(&gw->discover, &gw->shared.net);
     gw__client_configure(gw, &cfg, &fault);
