@@ -10926,7 +10926,8 @@ static const gw_event *gw__client_turn(gw_client *gw)
     for (;;) {
         gw__client_look_at_end(gw, now_us / 1000u);
         if ((event = gw__client_hand_out_notice(gw)) != NULL) return event;
-        if (gw__client_turn_is_over(gw, now_us)) break;
+        if (gw->in_turn > 1 && gw__client_turn_is_over(gw, now_us)) break;
+        gw->in_turn = 2;                /* one step at least, however little turn_us is */
         if (gw__client_step(gw, now_us, &shard)) return gw__client_hand_out(gw, shard);
         if (!shard) break;
         now_us = gw__client_now_us(gw);
