@@ -9953,6 +9953,16 @@ static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
     return 1;
 }
 
+/* The caller has not taken the notices that wait, so there is no place for another: a heartbeat that is due leaves all
+ * the same, and what it means for the connection is judged later. */
+static void gw__shard_beat_quietly(gw__shard *shard, uint64_t now_us)
+{
+    uint64_t now_ms = now_us / 1000u;
+    if (!gw__shard_is_open(shard) || now_ms < shard->session.next_beat_ms) return;
+    gw__session_on_beat_due(&shard->session, 0, now_ms, &shard->fault);
+    if (!gw__shard_beat(shard, now_us)) shard->session.beat_unanswered = 0;     /* it never left */
+}
+
 static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
 {
     switch (shard->state) {
@@ -10748,6 +10758,17 @@ static void gw__client_on_sleep(gw_client *gw, uint64_t now_us)
     if (gw->sleep_to_tell) gw__client_tell_sleep(gw, now_us / 1000u);
 }
 
+/* Heartbeats never wait, not for a caller who sits on a notice and calls gw_tend() either. */
+static void gw__client_beat_quietly(gw_client *gw, uint64_t now_us)
+{
+    uint32_t i;
+    for (i = 0; i < gw->shard_count; i++) {
+        if (gw->shards[i]->session.next_beat_ms > now_us / 1000u) continue;
+        gw__shard_beat_quietly(gw->shards[i], now_us);
+        gw__client_settle(gw, gw->shards[i], now_us / 1000u);
+    }
+}
+
 static void gw__client_on_time(gw_client *gw, uint64_t now_us)
 {
     uint64_t now_ms = now_us / 1000u;
@@ -10762,6 +10783,7 @@ static void gw__client_on_time(gw_client *gw, uint64_t now_us)
         shard->next_ms = GW__MAX(gw__shard_next_ms(shard, now_ms), now_ms + 1);  /* once a look */
         gw__heap_settle(gw, shard->heap_at);
     }
+    if (!gw__notices_have_room(&gw->shared.notices)) gw__client_beat_quietly(gw, now_us);
     if (gw->shared.gateway_url_failures >= GW__REDISCOVER_AFTER && !gw->url_is_given)
         gw->shared.info_wanted = 1;
     if (gw->shared.info_wanted && gw->discover_at_ms == GW__NEVER) gw->discover_at_ms = now_ms;
