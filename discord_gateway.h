@@ -10786,7 +10786,8 @@ static void gw__client_on_time(gw_client *gw, uint64_t now_us)
     if (!gw__notices_have_room(&gw->shared.notices)) gw__client_beat_quietly(gw, now_us);
     if (gw->shared.gateway_url_failures >= GW__REDISCOVER_AFTER && !gw->url_is_given)
         gw->shared.info_wanted = 1;
-    if (gw->shared.info_wanted && gw->discover_at_ms == GW__NEVER) gw->discover_at_ms = now_ms;
+    if (gw->shared.info_wanted && gw->discover_at_ms == GW__NEVER && !gw->stopping)
+        gw->discover_at_ms = now_ms;
     if (gw__notices_have_room(&gw->shared.notices) && !gw->stopping && !gw->shared.fatal)
         gw__client_discover(gw, now_ms);
 }
