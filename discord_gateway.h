@@ -9256,8 +9256,8 @@ static uint64_t gw__shard_pump_ms(gw__shard *shard, uint64_t now_ms)
 static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
 {
     const gw__url *url = gw__session_url(&shard->session, &shard->shared->gateway_url);
-    char target[GW__PATH_MAX], text[GW__HOST_MAX + GW__PATH_MAX + 32],
-        d[GW__HOST_MAX + GW__PATH_MAX + 96];
+    char target[GW__PATH_MAX] = "";             /* zero to its end, as all of it is kept: no old stack */
+    char text[GW__HOST_MAX + GW__PATH_MAX + 32], d[GW__HOST_MAX + GW__PATH_MAX + 96];
     size_t len;
     memset(&shard->fault, 0, sizeof shard->fault);
     shard->detail = 0;
@@ -10207,7 +10207,7 @@ static void gw__discover_end(gw__discover *discover)
 static int gw__discover_begin(gw__discover *discover, const char *base_url, const char *token,
                               uint64_t tag, uint64_t now_ms)
 {
-    char target[GW__PATH_MAX];
+    char target[GW__PATH_MAX] = "";             /* zero to its end, as all of it is kept: no old stack */
     size_t len;
     gw__discover_end(discover);
     memset(&discover->fault, 0, sizeof discover->fault);
