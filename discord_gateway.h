@@ -4873,6 +4873,7 @@ typedef struct gw__link {
     uint32_t readable;          /* 1: a read may bring something; 0: it would block */
     uint32_t peer_ended;        /* the peer sends no more */
     uint32_t write_failed;      /* it takes no more; what it sent before may say why, so that is read */
+    uint32_t full;              /* the socket took nothing the last time */
     uint32_t held;              /* not to be read for now */
     size_t moved;               /* bytes that the last peek took in, whether it gave any out or not */
     uint64_t bytes_in, bytes_out;
@@ -4934,7 +4935,7 @@ static void gw__link_open(gw__link *link, const gw__url *url, uint64_t tag, uint
     gw__link_drop(link);
     memset(&link->fault, 0, sizeof link->fault);
     link->url = *url;
-    link->peer_ended = link->write_failed = link->held = 0;
+    link->peer_ended = link->write_failed = link->full = link->held = 0;
     gw__tcp_begin(&link->tcp, tag);
     gw__dns_begin(&link->dns);
     gw__link_enter(link, GW__LINK_RESOLVING, now_ms);
@@ -4980,6 +4981,7 @@ static int gw__link_flush(gw__link *link)
     size_t len, sent;
     uint8_t *bytes;
     if (link->state != GW__LINK_SECURING && link->state != GW__LINK_OPEN) return 1;
+    link->full = 0;
     if (link->write_failed) return 0;
     for (;;) {
         if (link->tls) {
@@ -4991,7 +4993,7 @@ static int gw__link_flush(gw__link *link)
         }
         if (!bytes || len == 0) break;
         if (!gw__link_write_wire(link, bytes, len, &sent)) return 0;
-        if (sent == 0) return 1;                /* full: the poller tells when there is room */
+        if (sent == 0) { link->full = 1; return 1; }        /* the poller tells when there is room */
         if (link->tls) gw__tls_wire_out_done(link->tls, sent);
         else gw__buf_consume(&link->out, sent);
     }
@@ -5007,6 +5009,19 @@ static int gw__link_wants_write(gw__link *link)
     if (link->write_failed) return 0;
     if (gw__buf_len(&link->out) && link->state == GW__LINK_OPEN) return 1;
     return link->tls && gw__tls_wire_out(link->tls, &len) != NULL;
+}
+
+/* TLS takes no bytes and has none to give. It goes on once its own answer, such as an alert, has left;
+ * where it has none to send it never does: BearSSL reads one HelloRequest of a record, and no more. */
+static int gw__link_is_choked(gw__link *link)
+{
+    size_t len;
+    return link->tls && !gw__tls_wire_in(link->tls, &len) && !gw__tls_plain_in(link->tls, &len);
+}
+
+static int gw__link_waits_for_room(gw__link *link)
+{
+    return link->full && gw__link_is_choked(link);
 }
 
 static int gw__link_room(const gw__link *link, size_t *bytes)
@@ -5071,8 +5086,16 @@ static void gw__link_on_end(gw__link *link, uint64_t now_ms)
     gw__link_fail(link, now_ms);
 }
 
-/* Through TLS: one recv() at most, so that records without plaintext hold nobody up. Where the engine
- * takes no more it has something of its own to send first, such as an alert. */
+/* What has come is never read: as if nothing had. */
+static void gw__link_give_up(gw__link *link)
+{
+    gw__fault_set(&link->fault, GW_REASON_TLS_PROTOCOL, 0,
+                  "TLS: %s asked for handshakes in the middle of the connection", link->url.host);
+    gw__buf_consume(&link->wire, gw__buf_len(&link->wire));
+    link->peer_ended = 1;
+}
+
+/* Through TLS: one recv() at most, so that records without plaintext hold nobody up. */
 static const uint8_t *gw__link_peek_tls(gw__link *link, size_t *len)
 {
     const uint8_t *bytes = gw__tls_plain_in(link->tls, len);
@@ -5082,10 +5105,12 @@ static const uint8_t *gw__link_peek_tls(gw__link *link, size_t *len)
     wire_len = gw__buf_len(&link->wire);
     gw__link_decrypt(link, SIZE_MAX);
     bytes = gw__tls_plain_in(link->tls, len);
-    if (!bytes && gw__buf_len(&link->wire) && gw__tls_look(link->tls) == GW__TLS_OPEN) {
+    if (gw__tls_look(link->tls) == GW__TLS_OPEN && gw__link_is_choked(link)) {
         gw__link_flush(link);
         gw__link_decrypt(link, SIZE_MAX);
         bytes = gw__tls_plain_in(link->tls, len);
+        if (!link->full && gw__tls_look(link->tls) == GW__TLS_OPEN && gw__link_is_choked(link))
+            gw__link_give_up(link);
     }
     link->moved = wire_len - gw__buf_len(&link->wire);
     return bytes;
@@ -5234,6 +5259,7 @@ static int gw__link_has_work(gw__link *link)
     size_t len;
     if (link->held || link->state == GW__LINK_ENDED) return 0;
     if (link->state < GW__LINK_SECURING) return 0;      /* time, the resolver or the poller moves it */
+    if (gw__link_waits_for_room(link)) return 0;        /* the poller */
     if (link->readable || link->peer_ended) return 1;
     if (!link->tls) return gw__buf_len(&link->wire) != 0;
     if (gw__tls_plain_in(link->tls, &len) != NULL) return 1;
@@ -5244,8 +5270,8 @@ static int gw__link_has_work(gw__link *link)
 static void gw__link_watch(gw__link *link)
 {
     uint32_t want = gw__link_wants_write(link) ? GW__WANT_WRITE : 0;
-    if (!link->held && !link->peer_ended && link->state != GW__LINK_CONNECTING)
-        want |= GW__WANT_READ;
+    if (!link->held && !link->peer_ended && link->state != GW__LINK_CONNECTING &&
+        !gw__link_waits_for_room(link)) want |= GW__WANT_READ;
     gw__tcp_watch(&link->tcp, link->net, link->state == GW__LINK_ENDED ? 0 : want);
 }
 
