@@ -8729,7 +8729,7 @@ static gw_event *gw__notice_push(gw__shared *shared, uint32_t type, int32_t shar
     notice->event.type = type;
     notice->event.shard = shard;
     notice->event.name = gw_name_of(type);
-    notice->event.message = "";  /* without memory the event comes without its sentence */
+    notice->event.message = "there is no memory for the sentence of this event";
     notice->text = (char *)gw__mem_new(&shared->mem, message_bytes + d_bytes);
     if (!notice->text) return &notice->event;
     notice->text_bytes = message_bytes + d_bytes;
