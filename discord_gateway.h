@@ -2935,9 +2935,16 @@ static void gw__loader_end_certificate(gw__trust_loader *loader)
     loader->anchor_count++;
 }
 
+/* A decoder that has failed may not be fed again: BearSSL would go on behind its error, with a stack that does not
+ * fit, and crash. (Its x509_minimal looks at that by itself, its decoder does not.) */
+static void gw__loader_decode(gw__trust_loader *loader, const void *bytes, size_t len)
+{
+    if (loader->x509.err == 0) br_x509_decoder_push(&loader->x509, bytes, len);
+}
+
 static void gw__loader_flush(gw__trust_loader *loader)
 {
-    br_x509_decoder_push(&loader->x509, loader->decoded, loader->decoded_len);
+    gw__loader_decode(loader, loader->decoded, loader->decoded_len);
     loader->decoded_len = 0;
 }
 
@@ -3019,7 +3026,7 @@ static void gw__loader_push_file(gw__trust_loader *loader, const char *path)
     int is_der = gw__loader_is_der(loader->chunk, len);
     if (is_der) gw__loader_begin_certificate(loader);
     while (len > 0 && offset < GW__TRUST_FILE_MAX) {
-        if (is_der) br_x509_decoder_push(&loader->x509, loader->chunk, len);
+        if (is_der) gw__loader_decode(loader, loader->chunk, len);
         else gw__loader_push(loader, loader->chunk, len);
         offset += len;
         len = gw__sys_file_read(path, offset, loader->chunk, sizeof loader->chunk);
