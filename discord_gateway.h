@@ -1519,7 +1519,8 @@ typedef struct gw__buf {
     gw__mem *mem;
     uint8_t *bytes;
     size_t begin, end, cap, max;
-    uint32_t is_secret;                 /* the token may be in it: no copy is left behind where it grows */
+    /* the token may be in it: no copy is left behind where it grows */
+    uint32_t is_secret;
 } gw__buf;
 
 static void gw__buf_init(gw__buf *buf, gw__mem *mem, size_t max)
@@ -1579,7 +1580,8 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
         buf->end = len;
         if (more <= buf->cap - len) return 1;
     }
-    cap = buf->mem->block ? len + more : GW__MAX(buf->cap, 256u);      /* a block has nothing to waste */
+    /* a block has nothing to waste */
+    cap = buf->mem->block ? len + more : GW__MAX(buf->cap, 256u);
     while (cap < len + more) cap = cap > buf->max / 2 ? buf->max : cap * 2;
     cap = GW__MIN(cap, buf->max);
     grown = gw__buf_grow(buf, cap);
@@ -1819,8 +1821,8 @@ typedef struct gw__logger {
 
 #define GW__REDACT_FROM 8u      /* characters: so much of a token tells that it is one */
 
-/* Overwrites every occurrence of the secret, since a server may send back what we sent it; also what
- * a cut has left of one. */
+/* Overwrites every occurrence of the secret, since a server may send back what we sent it; also
+ * what a cut has left of one. */
 static void gw__text_redact(char *text, const char *secret)
 {
     size_t len = secret ? strlen(secret) : 0, least = GW__MIN(len, GW__REDACT_FROM), same;
@@ -2512,7 +2514,8 @@ static gw__dns_found gw__dns_look(gw__dns *dns, gw__net *net, const char *host, 
         return GW__DNS_DONE;
     }
     if (net->resolve) return gw__dns_ask_hook(dns, net, host, now_ms, fault);
-    if (strcmp(host, "localhost") == 0) {       /* RFC 6761 section 6.3: it needs no DNS, nor /etc/hosts */
+    /* RFC 6761 section 6.3: it needs no DNS, nor /etc/hosts */
+    if (strcmp(host, "localhost") == 0) {
         dns->count = (uint32_t)gw__sys_address_parse("127.0.0.1", 0, &dns->found[0]) +
                      (uint32_t)gw__sys_address_parse("::1", 0, &dns->found[1]);
         return GW__DNS_DONE;
@@ -2622,8 +2625,9 @@ static gw__tcp_found gw__tcp_dial(gw__tcp *tcp, gw__net *net, gw__dns *dns, cons
     }
 }
 
-/* A new attempt begins where the last one stopped: at the address that answered, or behind those that
- * did not. So each is tried some time, however long a list outlasts the deadline of one attempt. */
+/* A new attempt begins where the last one stopped: at the address that answered, or behind those
+ * that did not. So each is tried some time, however long a list outlasts the deadline of one
+ * attempt. */
 static void gw__tcp_begin(gw__tcp *tcp, uint64_t tag)
 {
     uint32_t first = tcp->first_address + tcp->tried - (tcp->answered ? 1u : 0u);
@@ -2935,8 +2939,9 @@ static void gw__loader_end_certificate(gw__trust_loader *loader)
     loader->anchor_count++;
 }
 
-/* A decoder that has failed may not be fed again: BearSSL would go on behind its error, with a stack that does not
- * fit, and crash. (Its x509_minimal looks at that by itself, its decoder does not.) */
+/* A decoder that has failed may not be fed again: BearSSL would go on behind its error, with a
+ * stack that does not fit, and crash. (Its x509_minimal looks at that by itself, its decoder does
+ * not.) */
 static void gw__loader_decode(gw__trust_loader *loader, const void *bytes, size_t len)
 {
     if (loader->x509.err == 0) br_x509_decoder_push(&loader->x509, bytes, len);
@@ -4879,10 +4884,12 @@ typedef struct gw__link {
     gw__fault fault;
     uint32_t readable;          /* 1: a read may bring something; 0: it would block */
     uint32_t peer_ended;        /* the peer sends no more */
-    uint32_t write_failed;      /* it takes no more; what it sent before may say why, so that is read */
+    /* it takes no more; what it sent before may say why, so that is read */
+    uint32_t write_failed;
     uint32_t full;              /* the socket took nothing the last time */
     uint32_t held;              /* not to be read for now */
-    size_t moved;               /* bytes that the last peek took in, whether it gave any out or not */
+    /* bytes that the last peek took in, whether it gave any out or not */
+    size_t moved;
     uint64_t bytes_in, bytes_out;
 } gw__link;
 
@@ -5000,11 +5007,13 @@ static int gw__link_flush(gw__link *link)
         }
         if (!bytes || len == 0) break;
         if (!gw__link_write_wire(link, bytes, len, &sent)) return 0;
-        if (sent == 0) { link->full = 1; return 1; }        /* the poller tells when there is room */
+        /* the poller tells when there is room */
+        if (sent == 0) { link->full = 1; return 1; }
         if (link->tls) gw__tls_wire_out_done(link->tls, sent);
         else gw__buf_consume(&link->out, sent);
     }
-    if (gw__buf_len(&link->out) == 0) gw__link_free_out(link);      /* an idle connection keeps none */
+    /* an idle connection keeps none */
+    if (gw__buf_len(&link->out) == 0) gw__link_free_out(link);
     return 1;
 }
 
@@ -5018,8 +5027,9 @@ static int gw__link_wants_write(gw__link *link)
     return link->tls && gw__tls_wire_out(link->tls, &len) != NULL;
 }
 
-/* TLS takes no bytes and has none to give. It goes on once its own answer, such as an alert, has left;
- * where it has none to send it never does: BearSSL reads one HelloRequest of a record, and no more. */
+/* TLS takes no bytes and has none to give. It goes on once its own answer, such as an alert, has
+ * left; where it has none to send it never does: BearSSL reads one HelloRequest of a record, and no
+ * more. */
 static int gw__link_is_choked(gw__link *link)
 {
     size_t len;
@@ -5123,8 +5133,8 @@ static const uint8_t *gw__link_peek_tls(gw__link *link, size_t *len)
     return bytes;
 }
 
-/* Plain bytes that are there now; NULL: none, or (link->moved) none yet: call it again. They stay where
- * they are until gw__link_take(). */
+/* Plain bytes that are there now; NULL: none, or (link->moved) none yet: call it again. They stay
+ * where they are until gw__link_take(). */
 static const uint8_t *gw__link_peek(gw__link *link, size_t *len, uint64_t now_ms)
 {
     const uint8_t *bytes;
@@ -5265,7 +5275,8 @@ static int gw__link_has_work(gw__link *link)
 {
     size_t len;
     if (link->held || link->state == GW__LINK_ENDED) return 0;
-    if (link->state < GW__LINK_SECURING) return 0;      /* time, the resolver or the poller moves it */
+    /* time, the resolver or the poller moves it */
+    if (link->state < GW__LINK_SECURING) return 0;
     if (gw__link_waits_for_room(link)) return 0;        /* the poller */
     if (link->readable || link->peer_ended) return 1;
     if (!link->tls) return gw__buf_len(&link->wire) != 0;
@@ -6032,7 +6043,8 @@ static int gw__json_nest_string(gw__json_nest *nest, const char *bytes, size_t l
     return 1;
 }
 
-/* A bracket outside of strings. 1: the nest has closed; 0: goes on; -1: it closes what was not opened. */
+/* A bracket outside of strings. 1: the nest has closed; 0: goes on; -1: it closes what was not
+ * opened. */
 static int gw__json_nest_bracket(gw__json_nest *nest, char byte)
 {
     switch (byte) {
@@ -6094,7 +6106,8 @@ static void gw__json_block_read(gw__json_block *block, const char *bytes)
     }
 }
 
-/* Bytes that stand behind a backslash which is not itself escaped; before: 1 if the first byte does. */
+/* Bytes that stand behind a backslash which is not itself escaped; before: 1 if the first byte
+ * does. */
 static uint64_t gw__json_block_escaped(uint64_t backslash, uint64_t before)
 {
     const uint64_t even = UINT64_C(0x5555555555555555);
@@ -6150,7 +6163,8 @@ static int gw__json_nest_push(gw__json_nest *nest, const char *bytes, size_t len
     for (; at < len && !closed; at += took) {
         const char *block = bytes + at;
         part = GW__MIN(len - at, GW__JSON_BLOCK);
-        if (part < GW__JSON_BLOCK) {            /* filled up with blanks, which mean nothing anywhere */
+        /* filled up with blanks, which mean nothing anywhere */
+        if (part < GW__JSON_BLOCK) {
             memset(last, ' ', sizeof last);
             memcpy(last, block, part);
             block = last;
@@ -6446,9 +6460,9 @@ static gw__json_found gw__json_scan_step(gw__json_scan *scan, const char *bytes,
 
 /* Strict at the envelope's own level; what is inside d, or under a key we do not know, is passed
  * over by its strings and brackets. Returns at each find with the bytes used, which may be none. */
-/* The beginning of a payload as Discord mostly writes it, in one go: {"t":"NAME","s":1,"op":0,"d": and
- * then an object. 1: the scan stands before d, as if it had gone there by itself, and `used` bytes are
- * done. 0: nothing has happened; whatever it is, gw__json_scan_next() reads it. */
+/* The beginning of a payload as Discord mostly writes it, in one go: {"t":"NAME","s":1,"op":0,"d":
+ * and then an object. 1: the scan stands before d, as if it had gone there by itself, and `used`
+ * bytes are done. 0: nothing has happened; whatever it is, gw__json_scan_next() reads it. */
 static int gw__json_scan_usual(gw__json_scan *scan, const uint8_t *bytes, size_t len, size_t *used)
 {
     static const char begin[] = "{\"t\":\"", seq[] = "\",\"s\":", rest[] = ",\"op\":0,\"d\":{";
@@ -7291,8 +7305,8 @@ static const char *gw__json_string_behind(const char *key_end, const char *end)
     return at < end && *at == '"' ? at : NULL;
 }
 
-/* Appends the text with "***" in their place. Behind a string that does not end nothing is known, so
- * nothing is shown. */
+/* Appends the text with "***" in their place. Behind a string that does not end nothing is known,
+ * so nothing is shown. */
 static int gw__json_redact(gw__buf *out, const char *text, size_t len)
 {
     const char *end = text + len, *from = text, *at = text, *key, *value;
@@ -7424,7 +7438,8 @@ static const gw__ending *gw__ending_of(uint32_t reason, int32_t detail)
 typedef struct gw__session {
     uint32_t number;                    /* grows with each new session of the shard */
     char id[GW__SESSION_ID_MAX];        /* "": none, so the next handshake is an Identify */
-    uint32_t begun;                     /* READY has come, or it was restored; with or without an id */
+    /* READY has come, or it was restored; with or without an id */
+    uint32_t begun;
     gw__url resume_url;
     uint64_t received_seq, taken_seq;   /* the last one that came in; that the caller has taken */
     uint32_t has_received, has_taken;
@@ -7507,8 +7522,8 @@ static int gw__session_holds(const char *text, const char *token)
     return strlen(token) >= GW__REDACT_FROM && strstr(text, token) != NULL;
 }
 
-/* A number of seconds with a fraction, as whole milliseconds, rounded up. Bounded: a server cannot make
- * us wait for ever. */
+/* A number of seconds with a fraction, as whole milliseconds, rounded up. Bounded: a server cannot
+ * make us wait for ever. */
 static uint32_t gw__retry_after_ms(double seconds)
 {
     if (!(seconds > 0)) return 0;
@@ -7601,12 +7616,14 @@ static gw__act gw__session_on_ack(gw__session *session, uint64_t now_us)
     return GW__ACT_NOTHING;
 }
 
-/* READY counts after our Identify and RESUMED after our Resume; unasked they are events like others. */
+/* READY counts after our Identify and RESUMED after our Resume; unasked they are events like
+ * others. */
 static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *payload)
 {
     int begins = payload->type == GW_READY && session->identified;
     int ends_replay = payload->type == GW_RESUMED && session->replaying;
-    if (!session->has_shaken) return GW__ACT_NOTHING;       /* a Resume brings what it may have been */
+    /* a Resume brings what it may have been */
+    if (!session->has_shaken) return GW__ACT_NOTHING;
     if (session->replaying && !ends_replay && payload->has_seq && session->has_received &&
         payload->seq <= session->received_seq) return GW__ACT_NOTHING;      /* we have it already */
     if (payload->has_seq &&
@@ -7691,8 +7708,8 @@ static uint32_t gw__backoff_ms(uint32_t n)
 }
 
 /* What comes next, and after how long: Resume at once, then with backoff and full jitter. A server
- * that lets us in and out again makes no hot loop either: connections that bring nothing count after
- * the third, and sessions that do not live a minute each count. */
+ * that lets us in and out again makes no hot loop either: connections that bring nothing count
+ * after the third, and sessions that do not live a minute each count. */
 static gw__next gw__session_after(gw__session *session, const gw__ending *ending, uint64_t now_ms,
                                   uint32_t random, uint32_t *wait_ms)
 {
@@ -7720,8 +7737,8 @@ static const gw__url *gw__session_url(const gw__session *session, const gw__url 
     return &session->resume_url;
 }
 
-/* What a 429 asks for: the body's retry_after is a number of seconds with a fraction, the header's a
- * whole one. Bounded: a server cannot make us wait for ever. */
+/* What a 429 asks for: the body's retry_after is a number of seconds with a fraction, the header's
+ * a whole one. Bounded: a server cannot make us wait for ever. */
 static uint32_t gw__http_wait_ms(const gw__http *http)
 {
     gw_json body;
@@ -7739,7 +7756,8 @@ typedef struct gw__identity {               /* of the bot, the same for all shar
     const char *token;
     uint32_t intents, large_threshold;
     int32_t shard_total;                    /* 0: unsharded */
-    const char *presence;                   /* JSON, of all shards that have none of their own; or NULL */
+    /* JSON, of all shards that have none of their own; or NULL */
+    const char *presence;
 } gw__identity;
 
 static void gw__json_write_property(gw__json_writer *writer, const char *key, const char *text)
@@ -8009,7 +8027,8 @@ static int gw__members_nonce_is(const void *payload, size_t len, const gw_json *
  * ========================================================================== */
 
 #define GW__SEND_WINDOW_MS 60000u
-#define GW__SEND_TOTAL 120u             /* payloads in a window, heartbeats and handshake included */
+/* payloads in a window, heartbeats and handshake included */
+#define GW__SEND_TOTAL 120u
 #define GW__SEND_SHARE_MIN 110u         /* of them the caller's, however fast the heart beats */
 #define GW__SEND_BYTES_MAX 4096u
 #define GW__PRESENCE_WINDOW_MS 20000u
@@ -8046,12 +8065,15 @@ typedef struct gw__send {
     char *presence;                     /* of this shard alone, JSON; NULL: the client's */
     uint32_t presence_waits;            /* the newest one is to be sent */
     gw_ticket presence_ticket;
-    gw__send_item *presence_item;       /* in which it comes back if it is dropped: memory that is there */
+    /* in which it comes back if it is dropped: memory that is there */
+    gw__send_item *presence_item;
     gw__send_item *presence_next;       /* ... the one that is to be set */
-    uint64_t presence_ms[GW__PRESENCE_TOTAL];   /* a ring: when the next may leave, oldest at presence_at */
+    /* a ring: when the next may leave, oldest at presence_at */
+    uint64_t presence_ms[GW__PRESENCE_TOTAL];
     uint32_t presence_at;
     gw__whole_list *whole_lists;
-    uint32_t has_written;               /* one is in the connection's buffer, and has not wholly left */
+    /* one is in the connection's buffer, and has not wholly left */
+    uint32_t has_written;
     gw__send_item *written;             /* which; NULL: the presence */
     uint64_t sends, dropped;
 } gw__send;
@@ -8233,8 +8255,8 @@ static uint32_t gw__send_waiting(const gw__send *send)
     return count;
 }
 
-/* One whose end has come and is to be told, with its reason; NULL: none. The list is in the order of
- * age, so only the oldest can have grown too old. */
+/* One whose end has come and is to be told, with its reason; NULL: none. The list is in the order
+ * of age, so only the oldest can have grown too old. */
 static gw__send_item *gw__send_ended(gw__send *send, uint64_t now_ms)
 {
     gw__send_item *item = send->oldest;
@@ -8416,10 +8438,11 @@ static void gw__send_free(gw__send *send)
 /* at the limit Discord ends all sessions and resets the token */
 #define GW__IDENTIFY_DAY_LIMIT 1000u
 #define GW__CONCURRENCY_MAX 1024u
-#define GW__PERMIT_AGAIN_MS 250u            /* until one asks again while another holds the permit */
+/* until one asks again while another holds the permit */
+#define GW__PERMIT_AGAIN_MS 250u
 
-/* Two limits hold at once: what the server says is left of its window, and what we have spent in the
- * last 24 hours, whenever its window may begin. */
+/* Two limits hold at once: what the server says is left of its window, and what we have spent in
+ * the last 24 hours, whenever its window may begin. */
 typedef struct gw__gate {
     gw__mem *mem;
     uint32_t concurrency;                   /* buckets; a shard's is its id % concurrency */
@@ -8432,8 +8455,10 @@ typedef struct gw__gate {
     uint32_t remaining;                     /* ... left, while the server or the config said so: */
     uint64_t resets_ms;                     /* GW__NEVER: nobody did */
     uint32_t spent[GW__GATE_HOURS];         /* by us, in this hour and the ones before it */
-    uint64_t hour;                          /* which this one is, since 1970 where the time is known */
-    uint64_t epoch_ms;                      /* from the monotonic clock to that time; 0: not known */
+    /* which this one is, since 1970 where the time is known */
+    uint64_t hour;
+    /* from the monotonic clock to that time; 0: not known */
+    uint64_t epoch_ms;
     uint64_t last_unix;  /* of the last Identify, s: it travels in the session text */
 } gw__gate;
 
@@ -8466,8 +8491,8 @@ static void gw__gate_delay(gw__gate *gate, uint64_t until_ms)
     for (i = 0; i < gate->concurrency; i++) gate->free_ms[i] = until_ms;
 }
 
-/* As many buckets as /gateway/bot says. Shards change their buckets by it, so it waits until no permit
- * is out, and the last Identify then holds all buckets. */
+/* As many buckets as /gateway/bot says. Shards change their buckets by it, so it waits until no
+ * permit is out, and the last Identify then holds all buckets. */
 static void gw__gate_resize(gw__gate *gate, uint32_t concurrency)
 {
     uint64_t last_ms = 0;
@@ -8657,7 +8682,8 @@ typedef struct gw__shared {             /* what all shards of a client share */
     uint32_t info_wanted;               /* a shard wants to identify and must know first */
     uint32_t max_payload;
     uint32_t running;                   /* shards that are not STOPPED */
-    uint32_t by_hand;                   /* shards come and go by gw_shard_start() and gw_shard_stop() */
+    /* shards come and go by gw_shard_start() and gw_shard_stop() */
+    uint32_t by_hand;
     uint32_t ack_by_hand;
     uint64_t unwanted[2];               /* one bit a dispatch: gw_want() switched it off */
     uint64_t unix_time_floor;
@@ -8688,7 +8714,8 @@ typedef struct gw__shard {
     uint32_t wait_is_asked;             /* by the server, so gw_recheck() does not cut it short */
     uint32_t in_hand;                   /* the caller holds an event of this shard */
     uint32_t sleeps;                    /* of shared->sleeps, those that it has heard of */
-    uint32_t beat_is_owed;              /* the window of sends was full: it leaves with the next place */
+    /* the window of sends was full: it leaves with the next place */
+    uint32_t beat_is_owed;
     uint32_t probe_deadline_is_set;
     uint64_t probe_deadline_ms;         /* gw_recheck() wants an ACK by then */
     gw__link link;
@@ -8884,8 +8911,8 @@ static void gw__shard_trace_sent(gw__shard *shard, const void *bytes, size_t len
                                       gw__json_redact(&line, (const char *)bytes, len));
 }
 
-/* The envelope is written anew. d is null where it was passed over; bytes tells how large it was. In
- * a d that is broken inside no key can be told from its value: nothing of it is shown. */
+/* The envelope is written anew. d is null where it was passed over; bytes tells how large it was.
+ * In a d that is broken inside no key can be told from its value: nothing of it is shown. */
 static int gw__shard_write_trace(const gw__shard *shard, const gw__payload *payload, gw__buf *line)
 {
     gw__json_writer writer;
@@ -8990,8 +9017,8 @@ static void gw__shard_tell_dropped(gw__shard *shard, uint64_t now_ms)
 
 typedef enum gw__wrote { GW__WROTE, GW__WROTE_NOTHING, GW__WROTE_WAITS, GW__WROTE_NO_MEMORY } gw__wrote;
 
-/* Onto the wire, counted. WROTE_NOTHING: the connection turns out to be gone before the frame was whole, of
- * which no peer makes anything. WROTE_WAITS: the rest of it waits for a full socket. */
+/* Onto the wire, counted. WROTE_NOTHING: the connection turns out to be gone before the frame was
+ * whole, of which no peer makes anything. WROTE_WAITS: the rest of it waits for a full socket. */
 static gw__wrote gw__shard_write_command(gw__shard *shard, const void *bytes, size_t len,
                                          uint64_t now_ms)
 {
@@ -9144,8 +9171,8 @@ static void gw__shard_tell_stopped(gw__shard *shard)
                        GW__NEXT_STOP);
 }
 
-/* The end that cannot be mended by connecting again: of the client, or of this shard where others run,
- * or can be started. */
+/* The end that cannot be mended by connecting again: of the client, or of this shard where others
+ * run, or can be started. */
 static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, gw__next next,
                                    uint64_t now_ms)
 {
@@ -9159,9 +9186,9 @@ static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, g
     gw__shard_retire(shard, next != GW__NEXT_FATAL, now_ms);
 }
 
-/* gw_hold() keeps an event from the caller that has come already. A new connection needs its place, so
- * the Resume asks for it again; a READY, which is in no replay, or one whose session is lost, is handed
- * out all the same. */
+/* gw_hold() keeps an event from the caller that has come already. A new connection needs its place,
+ * so the Resume asks for it again; a READY, which is in no replay, or one whose session is lost, is
+ * handed out all the same. */
 static void gw__shard_give_back(gw__shard *shard, gw__next next)
 {
     if (!shard->held || !shard->has_event) return;
@@ -9289,7 +9316,8 @@ static uint64_t gw__shard_pump_ms(gw__shard *shard, uint64_t now_ms)
 static void gw__shard_connect(gw__shard *shard, uint64_t now_ms)
 {
     const gw__url *url = gw__session_url(&shard->session, &shard->shared->gateway_url);
-    char target[GW__PATH_MAX] = "";             /* zero to its end, as all of it is kept: no old stack */
+    /* zero to its end, as all of it is kept: no old stack */
+    char target[GW__PATH_MAX] = "";
     char text[GW__HOST_MAX + GW__PATH_MAX + 32], d[GW__HOST_MAX + GW__PATH_MAX + 96];
     size_t len;
     memset(&shard->fault, 0, sizeof shard->fault);
@@ -9350,7 +9378,8 @@ static int32_t gw__shard_ask_caller(gw__shard *shard)
     return answer;
 }
 
-/* The gate, ours and then the caller's. 1: the shard holds a permit; else it knows how long to wait. */
+/* The gate, ours and then the caller's. 1: the shard holds a permit; else it knows how long to
+ * wait. */
 static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
 {
     gw__gate *gate = &shard->shared->gate;
@@ -9509,7 +9538,8 @@ static void gw__shard_store(gw__shard *shard, const uint8_t *bytes, size_t len)
     const gw__shared *shared = shard->shared;
     if (shard->oversize || shard->unwanted) return;
     if (shared->mem.block && !shard->payload.bytes)
-        gw__buf_reserve(&shard->payload, shard->payload.max);       /* once; growing would need both */
+        /* once; growing would need both */
+        gw__buf_reserve(&shard->payload, shard->payload.max);
     if (gw__buf_append(&shard->payload, bytes, len)) return;
     shard->oversize = 1;
     gw__buf_free(&shard->payload);
@@ -9628,7 +9658,8 @@ static gw_ticket gw__shard_on_rate_limited(gw__shard *shard, const gw_json *d, u
     gw_read_rate_limited(d, &limited);
     *in_ms = limited.retry_after_ms;
     if (limited.opcode != GW__OP_MEMBERS) return 0;
-    item = gw__shard_asked(shard, limited.guild_id, &limited.nonce, 1);  /* it is the whole list that is limited */
+    /* it is the whole list that is limited */
+    item = gw__shard_asked(shard, limited.guild_id, &limited.nonce, 1);
     if (!item) item = gw__shard_asked(shard, limited.guild_id, &limited.nonce, 0);
     if (!item) return 0;
     ticket = item->ticket;
@@ -9775,7 +9806,8 @@ static gw__step gw__shard_on_message(gw__shard *shard, uint64_t now_us)
     }
     shard->payload_bytes += shard->message_bytes;
     gw__shard_trace_received(shard, &payload);
-    if (payload.op == GW__OP_HELLO) random = gw__shared_random(shard->shared);      /* a system call */
+    /* a system call */
+    if (payload.op == GW__OP_HELLO) random = gw__shared_random(shard->shared);
     switch (gw__session_on_payload(&shard->session, &payload, now_us, random, &shard->fault,
                                    &shard->detail)) {
     case GW__ACT_NOTHING:  return GW__STEP_MORE;
@@ -9838,8 +9870,8 @@ static gw__step gw__shard_on_control(gw__shard *shard, const gw__ws_piece *piece
     return GW__STEP_MORE;
 }
 
-/* A large message over a slow line: as long as it comes in, the answer to our Resume, or an ACK, can
- * stand behind it. */
+/* A large message over a slow line: as long as it comes in, the answer to our Resume, or an ACK,
+ * can stand behind it. */
 static void gw__shard_note_progress(gw__shard *shard)
 {
     if (shard->message_bytes - shard->progress_bytes < GW__PROGRESS_BYTES) return;
@@ -9940,9 +9972,9 @@ static int gw__shard_is_drained(gw__shard *shard)
     return !shard->link.held && !shard->has_event && !gw__link_has_work(&shard->link);
 }
 
-/* Until when the rest of the message in hand is waited for, as an ACK may be behind it: while it comes
- * in without a long pause. Once we suspect, for an interval after the last 16 KiB of it, or a trickle
- * would keep a dead session for ever. */
+/* Until when the rest of the message in hand is waited for, as an ACK may be behind it: while it
+ * comes in without a long pause. Once we suspect, for an interval after the last 16 KiB of it, or a
+ * trickle would keep a dead session for ever. */
 static uint64_t gw__shard_rest_ms(const gw__shard *shard)
 {
     uint64_t suspect_ms = shard->session.suspect_ms, until_ms = shard->heard_ms + GW__MESSAGE_PAUSE_MS;
@@ -9986,8 +10018,8 @@ static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
     return 1;
 }
 
-/* The caller has not taken the notices that wait, so there is no place for another: a heartbeat that is due leaves all
- * the same, and what it means for the connection is judged later. */
+/* The caller has not taken the notices that wait, so there is no place for another: a heartbeat
+ * that is due leaves all the same, and what it means for the connection is judged later. */
 static void gw__shard_beat_quietly(gw__shard *shard, uint64_t now_us)
 {
     uint64_t now_ms = now_us / 1000u;
@@ -10020,8 +10052,8 @@ static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
     }
 }
 
-/* A passed deadline counts once all was read: what we wait for may lie there. But a flood of something
- * else holds it up no longer than twice the time, and gw_stop() not at all. */
+/* A passed deadline counts once all was read: what we wait for may lie there. But a flood of
+ * something else holds it up no longer than twice the time, and gw_stop() not at all. */
 static int gw__shard_is_overdue(gw__shard *shard, uint64_t now_ms)
 {
     return shard->state == GW__CLOSING || gw__shard_is_drained(shard) ||
@@ -10240,7 +10272,8 @@ static void gw__discover_end(gw__discover *discover)
 static int gw__discover_begin(gw__discover *discover, const char *base_url, const char *token,
                               uint64_t tag, uint64_t now_ms)
 {
-    char target[GW__PATH_MAX] = "";             /* zero to its end, as all of it is kept: no old stack */
+    /* zero to its end, as all of it is kept: no old stack */
+    char target[GW__PATH_MAX] = "";
     size_t len;
     gw__discover_end(discover);
     memset(&discover->fault, 0, sizeof discover->fault);
@@ -10394,7 +10427,8 @@ enum { GW__TEXT_TOKEN, GW__TEXT_CA_FILE, GW__TEXT_CA_PEM, GW__TEXT_PRESENCE, GW_
 
 struct gw_client {
     gw__shared shared;                      /* first: what the shards see of us */
-    gw__shard **shards;                     /* by index; behind them, in the same memory, the heap */
+    /* by index; behind them, in the same memory, the heap */
+    gw__shard **shards;
     gw__shard **heap;                       /* the shard whose time comes first on top */
     uint32_t shard_count, shard_cap;
     uint32_t shards_as_advised;             /* GW_ALL: /gateway/bot says how many, once */
@@ -11066,7 +11100,8 @@ static int32_t gw__client_may_change(gw_client *gw)
  * ========================================================================== */
 
 #define GW__WORD_MAX 240u
-#define GW__SAVED_URL_MAX 100u  /* a longer one is left out, so that a shard's text fits GW_SESSION_MAX */
+/* a longer one is left out, so that a shard's text fits GW_SESSION_MAX */
+#define GW__SAVED_URL_MAX 100u
 #define GW__SEAL_CHARS 16u
 #define GW__END_LEN (4u + GW__SEAL_CHARS + 1u)      /* "end ", the seal, a newline */
 
@@ -11242,8 +11277,8 @@ static int gw__words_end_line(gw__words *words)
     return words->at < words->end && *words->at++ == '\n';
 }
 
-/* What was spent of the day's Identifies goes on counting. An hour in the future was that of another
- * clock: it counts as the one before. */
+/* What was spent of the day's Identifies goes on counting. An hour in the future was that of
+ * another clock: it counts as the one before. */
 static void gw__client_load_budget(gw_client *gw, uint64_t last, uint64_t hour,
                                    const uint32_t spent[GW__GATE_HOURS], uint64_t now_ms)
 {
@@ -11327,8 +11362,8 @@ static int gw__client_load_shard(gw_client *gw, gw__words *words, int32_t only)
     return 1;
 }
 
-/* The sessions of all shards, or of only one. 0: the text is cut, or of another bot, version or shard
- * count. */
+/* The sessions of all shards, or of only one. 0: the text is cut, or of another bot, version or
+ * shard count. */
 static int gw__client_load(gw_client *gw, const char *text, size_t len, int32_t only, uint64_t now_ms)
 {
     gw__words words;
@@ -11405,7 +11440,8 @@ static int32_t gw__client_write_presence(gw_client *gw, const gw_presence *prese
     gw__presence_write(&writer, presence);
     result = gw__client_end_payload(gw, &writer);
     *json = (const char *)gw__buf_data(scratch) + begin;
-    *len = result == GW_OK ? gw__buf_len(scratch) - begin - 1 : 0;      /* without the last bracket */
+    /* without the last bracket */
+    *len = result == GW_OK ? gw__buf_len(scratch) - begin - 1 : 0;
     return result;
 }
 
@@ -11808,7 +11844,8 @@ GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
     now_ms = gw__client_now_us(gw) / 1000u;
     gw__session_forget(&one->session);
     one->stop_how = 0;
-    if (gw__shard_presence(one))                /* an Identify carries it; behind a Resume it follows */
+    /* an Identify carries it; behind a Resume it follows */
+    if (gw__shard_presence(one))
         gw__send_want_presence(&one->send, 0, now_ms);
     if (session && session_len && !gw__client_load(gw, session, session_len, shard, now_ms))
         result = gw__client_refuse(gw, GW_ERROR_SESSION_TEXT, "gw_shard_start");
@@ -12336,7 +12373,8 @@ GW_API int32_t gw_stats_read_sized(gw_client *gw, int32_t shard, gw_stats *out, 
     if (!gw || !out)
         return gw ? gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_stats_read: out is NULL")
                   : (int32_t)GW_ERROR_ENDED;
-    if (gw__client_in_hook(gw)) return GW_ERROR_IN_HOOK;        /* it asks the clock, which may be one */
+    /* it asks the clock, which may be one */
+    if (gw__client_in_hook(gw)) return GW_ERROR_IN_HOOK;
     if (!gw__client_sum_stats(gw, shard, &stats) && shard != GW_ALL)
         return gw__client_refuse(gw, GW_ERROR_NOT_OUR_SHARD, "gw_stats_read");
     memcpy(out, &stats, GW__MIN(stats_bytes, sizeof stats));
@@ -12377,7 +12415,8 @@ typedef struct gw__stat {
     uint32_t of_shard;
 } gw__stat;
 
-typedef struct gw__page { char *out; size_t cap, len; } gw__page;   /* counts on where the room ends */
+/* counts on where the room ends */
+typedef struct gw__page { char *out; size_t cap, len; } gw__page;
 
 static void gw__page_add(gw__page *page, const char *format, ...) GW__FORMAT(2, 3);
 
