@@ -1,0 +1,122 @@
+/* A server's answer through gw__http_push(): whole, a byte at a time and in random cuts it must come out the same.
+ * Input: the seed of the cuts, what was asked for (two bits) and whether the body's room is small, the answer. */
+#include "fuzz.h"
+
+#define SMALL_BODY 64u
+#define LARGE_BODY 16384u
+
+typedef struct answer {
+    gw__http_found found, at_end;       /* before and after the stream's end */
+    size_t used;
+    int32_t status;
+    uint32_t reason, upgraded;
+    uint64_t retry_after_ms;
+    fuzz_text body, kept;
+} answer;
+
+static const uint8_t nonce[16] = { 0x74, 0x68, 0x65, 0x20, 0x73, 0x61, 0x6d, 0x70,     /* RFC 6455 1.3 */
+                                   0x6c, 0x65, 0x20, 0x6e, 0x6f, 0x6e, 0x63, 0x65 };
+
+static void look_at_texts(const gw__http *http)
+{
+    const char *texts[6];
+    size_t i;
+    texts[0] = http->upgrade;
+    texts[1] = http->accept;
+    texts[2] = http->extensions;
+    texts[3] = http->protocol;
+    texts[4] = http->location;
+    texts[5] = http->fault.text;
+    for (i = 0; i < 6; i++)
+        FUZZ_CHECK(gw__utf8_is(texts[i], strlen(texts[i])) && !strpbrk(texts[i], "\r\n\033"));
+}
+
+static void read_in_cuts(const uint8_t *bytes, size_t len, uint64_t seed, int asked, size_t room,
+                         answer *out)
+{
+    fuzz_memory memory;
+    gw__mem mem;
+    gw__http http;
+    gw__fault fault;
+    size_t at = 0, used;
+    memset(&memory, 0, sizeof memory);
+    memset(&fault, 0, sizeof fault);
+    memset(out, 0, sizeof *out);
+    gw__mem_init(&mem, fuzz_alloc, &memory);
+    gw__http_begin(&http, &mem, room, asked);
+    while (at < len && out->found == GW__HTTP_NEED_MORE) {
+        size_t cut = fuzz_cut(&seed, len - at);
+        char *part = fuzz_copy(bytes + at, cut);
+        out->found = gw__http_push(&http, (const uint8_t *)part, cut, &used);
+        free(part);
+        FUZZ_CHECK(used <= cut);
+        FUZZ_CHECK(out->found != GW__HTTP_NEED_MORE || used == cut);
+        at += used;
+    }
+    out->used = at;
+    FUZZ_CHECK(gw__buf_len(&http.body) <= room);
+    FUZZ_CHECK(memory.peak_bytes <= 2 * (GW__HTTP_LINE_MAX + room) + 1024);
+    out->at_end = gw__http_end(&http);
+    FUZZ_CHECK(out->at_end != GW__HTTP_NEED_MORE);
+    FUZZ_CHECK(out->found == GW__HTTP_NEED_MORE || out->found == out->at_end);
+    FUZZ_CHECK((out->at_end == GW__HTTP_BROKEN) == (http.fault.reason != GW_REASON_NONE));
+    look_at_texts(&http);
+    out->reason = http.fault.reason;
+    if (out->at_end == GW__HTTP_DONE) {
+        out->status = http.status;
+        FUZZ_CHECK(out->status >= 100 && out->status <= 599);
+        FUZZ_CHECK(http.retry_after_ms <= GW__HTTP_RETRY_MAX_MS);
+        out->retry_after_ms = http.retry_after_ms;
+        fuzz_add(&out->body, gw__buf_data(&http.body), gw__buf_len(&http.body));
+        fuzz_add_text(&out->kept, http.upgrade);
+        fuzz_add_text(&out->kept, http.accept);
+        fuzz_add_text(&out->kept, http.location);
+        out->upgraded = (uint32_t)gw__http_check_upgrade(&http, nonce, &fault);
+        FUZZ_CHECK(!out->upgraded == (fault.reason != GW_REASON_NONE));
+        if (out->upgraded)
+            FUZZ_CHECK(asked == GW__HTTP_UPGRADE && strcmp(http.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") == 0);
+    }
+    gw__http_free(&http);
+    FUZZ_CHECK(memory.live_blocks == 0 && memory.live_bytes == 0);
+}
+
+/* Where the kept piece of an error page ends is where somebody looked; there the cuts may differ. */
+static void compare(const answer *one, const answer *two, size_t room)
+{
+    FUZZ_CHECK(one->at_end == two->at_end && one->reason == two->reason);
+    if (one->at_end != GW__HTTP_DONE) return;
+    FUZZ_CHECK(one->status == two->status && one->retry_after_ms == two->retry_after_ms);
+    FUZZ_CHECK(one->upgraded == two->upgraded && fuzz_same(&one->kept, &two->kept));
+    FUZZ_CHECK(fuzz_same(&one->body, &two->body));
+    if (one->body.len < room) FUZZ_CHECK(one->found == two->found && one->used == two->used);
+}
+
+static void answer_free(answer *one)
+{
+    fuzz_free(&one->body);
+    fuzz_free(&one->kept);
+}
+
+static void fuzz_one(const uint8_t *bytes, size_t len)
+{
+    answer whole, single, cuts;
+    gw__gateway_info info;
+    gw__fault fault;
+    size_t room;
+    int asked;
+    if (len < 2) return;
+    asked = bytes[1] % 3;
+    room = bytes[1] & 4 ? SMALL_BODY : LARGE_BODY;
+    read_in_cuts(bytes + 2, len - 2, FUZZ_WHOLE, asked, room, &whole);
+    read_in_cuts(bytes + 2, len - 2, 0, asked, room, &single);
+    read_in_cuts(bytes + 2, len - 2, bytes[0] + 1u, asked, room, &cuts);
+    compare(&whole, &single, room);
+    compare(&whole, &cuts, room);
+    memset(&fault, 0, sizeof fault);
+    if (whole.at_end == GW__HTTP_DONE && whole.body.len &&
+        gw__discover_read((const char *)whole.body.bytes, whole.body.len, &info, &fault))
+        FUZZ_CHECK(info.url[0] && info.max_concurrency >= 1 && info.shards >= 1);
+    answer_free(&whole);
+    answer_free(&single);
+    answer_free(&cuts);
+}
