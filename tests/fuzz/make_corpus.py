@@ -194,9 +194,8 @@ def session_text():
 def main():
     for make in (ws, json, http, url, certificates, session_text):
         make()
-    if os.path.exists(os.path.join(HERE, "client_corpus.py")):
-        sys.path.insert(0, HERE)
-        __import__("client_corpus").main(put)
+    sys.path.insert(0, HERE)
+    __import__("client_corpus").main(put)
 
 
 main()
