@@ -8,6 +8,7 @@
 #   make bench      the library against a bare BearSSL loop: a table, build/bench.json, and what changed since
 #                   `make bench-record` wrote tests/bench/ratios.txt; RUNS=5
 #   make bench-uptime                   memory after an hour of load and reconnects; MINUTES=60 MINUTE_MS=60000
+#   make fuzz       all fuzzers, FUZZ_SECONDS (20) each; FUZZ="ws json" some of them
 #   make install, make uninstall        to PREFIX (/usr/local), below DESTDIR if that is set
 #   make clean
 #
@@ -61,6 +62,12 @@ test:
 asan:
 	@sh tests/setup.sh test
 	@sh tests/run_all.sh asan
+
+FUZZ_SECONDS = 20
+fuzz:
+	@sh tests/setup.sh fuzz
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) CPPFLAGS="$(DEPENDENCY_CPPFLAGS) $(CPPFLAGS)" \
+	    LDFLAGS="$(DEPENDENCY_LDFLAGS) $(LDFLAGS)" LDLIBS="$(ALL_LDLIBS)" sh tests/fuzz_test.sh $(FUZZ)
 
 # Before anything is compiled: nothing is done, and quickly, where BearSSL and jsmn are there.
 setup:
@@ -143,5 +150,5 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all examples tests list run test asan setup bench bench-record bench-uptime install uninstall clean
+.PHONY: all examples tests list run test asan fuzz setup bench bench-record bench-uptime install uninstall clean
 .DELETE_ON_ERROR:

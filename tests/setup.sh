@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that what a target needs is there: sh tests/setup.sh build|run|test; or says which Python serves: ... python
+# Makes sure that what a target needs is there: sh tests/setup.sh build|run|test|fuzz; or says which Python serves: ... python
 # On Debian and Ubuntu what is missing is installed; elsewhere a sentence says what to install. Where nothing is
 # missing nothing is called, neither apt nor the network. The Makefile hands in CC, CXX, BEARSSL=DIR and
 # JSMN=DIR, and the flags that these two stand for (DEPENDENCY_CPPFLAGS, DEPENDENCY_LDFLAGS).
@@ -52,6 +52,18 @@ any_ca_bundle() {
     return 1
 }
 
+# libFuzzer, which is a package beside clang, and the JSON reader that ours is compared with. Elsewhere than on Debian
+# the fuzzers do without: their inputs are run by any compiler.
+missing_fuzz() {
+    has apt-get || return
+    compiles clang -fsanitize=fuzzer,address,undefined '#include <stddef.h>
+        int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t len);
+        int LLVMFuzzerTestOneInput(const unsigned char *bytes, size_t len) { return bytes && len > 99; }' ||
+        echo clang "libclang-rt-$(has clang && clang -dumpversion | cut -d. -f1 || echo 14)-dev"
+    compiles "$CC" "" '#include <jansson.h>
+        int main(void) { json_decref(json_null()); return 0; }' -ljansson || echo libjansson-dev
+}
+
 # Lists the Debian packages that are missing for this purpose; nothing where all is there.
 missing() {
     compiles "$CC" "" 'int main(void) { return 0; }' || echo gcc libc6-dev
@@ -61,6 +73,8 @@ missing() {
         #include <jsmn.h>' || echo libjsmn-dev
     has make || echo make
     [ "$purpose" = build ] && return
+    case $purpose in fuzz | test) missing_fuzz ;; esac
+    [ "$purpose" = fuzz ] && return
 
     has "$(python)" || echo python3
     [ -n "$DISCORD_TOKEN" ] && ! any_ca_bundle && echo ca-certificates

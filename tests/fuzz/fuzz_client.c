@@ -430,7 +430,7 @@ static void call(void)
         gw_send_raw(w.gw, shard, 3, (const char *)bytes, len);
         break;
     case 7: gw_hold(w.gw, shard, value & 1); break;
-    case 8: gw_want(w.gw, value, value >> 7); break;
+    case 8: gw_want(w.gw, value, (int32_t)(value >> 7)); break;
     case 9: gw_recheck(w.gw); break;
     case 10: gw_shard_stop(w.gw, shard, 1 + (value & 1)); break;
     case 11: gw_shard_start(w.gw, shard, NULL, 0); break;
