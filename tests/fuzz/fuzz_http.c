@@ -1,6 +1,7 @@
 /* A server's answer through gw__http_push(): whole, a byte at a time and in random cuts it must come out the same.
  * Input: the seed of the cuts, what was asked for (two bits) and whether the body's room is small, the answer. */
 #include "fuzz.h"
+#include <ctype.h>
 
 #define SMALL_BODY 64u
 #define LARGE_BODY 16384u
@@ -91,6 +92,82 @@ static void compare(const answer *one, const answer *two, size_t room)
     if (one->body.len < room) FUZZ_CHECK(one->found == two->found && one->used == two->used);
 }
 
+/* ---- where it ends, read a second time: from the empty line on, by the framing that was found ---- */
+static size_t line_end(const uint8_t *in, size_t len, size_t at)      /* behind its CR LF; 0: it has none */
+{
+    for (; at + 1 < len; at++) if (in[at] == '\r' && in[at + 1] == '\n') return at + 2;
+    return 0;
+}
+
+/* Behind the empty line; 0: none. */
+static size_t head_end(const uint8_t *in, size_t len, size_t at)
+{
+    size_t end;
+    for (; (end = line_end(in, len, at)) != 0; at = end) if (end == at + 2) return end;
+    return 0;
+}
+
+static int is_chunked(const uint8_t *in, size_t begin, size_t end)
+{
+    static const char name[] = "transfer-encoding:";
+    size_t at, i;
+    for (at = begin; at < end; at = line_end(in, end, at) ? line_end(in, end, at) : end) {
+        for (i = 0; name[i] && at + i < end && (in[at + i] | 0x20) == (name[i] | 0x20); i++) { }
+        if (!name[i]) return 1;
+    }
+    return 0;
+}
+
+/* The chunks of RFC 9112 section 7.1; what they join to must be the body. Gives where they end. */
+static size_t read_chunks(const uint8_t *in, size_t len, size_t at, fuzz_text *body)
+{
+    char digits[17];
+    size_t end, i, size;
+    for (;;) {
+        end = line_end(in, len, at);
+        FUZZ_CHECK(end != 0);
+        for (i = 0; i < 16 && isxdigit(in[at + i]); i++) digits[i] = (char)in[at + i];
+        digits[i] = 0;
+        FUZZ_CHECK(i > 0);
+        size = (size_t)strtoull(digits, NULL, 16);
+        at = end;
+        if (size == 0) break;
+        FUZZ_CHECK(size <= len - at && len - at - size >= 2);
+        fuzz_add(body, in + at, size);
+        at += size;
+        FUZZ_CHECK(in[at] == '\r' && in[at + 1] == '\n');
+        at += 2;
+    }
+    return head_end(in, len, at);
+}
+
+static void read_again(const uint8_t *in, size_t len, int asked, size_t room, const answer *said)
+{
+    fuzz_text body;
+    size_t at = 0, begin;
+    int status;
+    memset(&body, 0, sizeof body);
+    if (said->found != GW__HTTP_DONE) return;       /* until the end of the stream, or cut there */
+    do {
+        begin = at;
+        FUZZ_CHECK(len - at > 12);
+        status = (in[at + 9] - '0') * 100 + (in[at + 10] - '0') * 10 + in[at + 11] - '0';
+        at = head_end(in, len, line_end(in, len, at));
+        FUZZ_CHECK(at != 0 && at <= said->used);
+    } while (status < 200 && status != 101);
+    FUZZ_CHECK(status == said->status);
+    if (said->body.len < room && is_chunked(in, begin, at) && status != 101 && status != 204 && status != 304 &&
+        !(asked == GW__HTTP_CONNECT && status < 300)) {
+        at = read_chunks(in, len, at, &body);
+        FUZZ_CHECK(fuzz_same(&body, &said->body));
+    } else if (said->body.len < room) {
+        FUZZ_CHECK(said->body.len == 0 || memcmp(in + at, said->body.bytes, said->body.len) == 0);
+        at += said->body.len;
+    }
+    if (said->body.len < room) FUZZ_CHECK(at == said->used);
+    fuzz_free(&body);
+}
+
 static void answer_free(answer *one)
 {
     fuzz_free(&one->body);
@@ -112,6 +189,7 @@ static void fuzz_one(const uint8_t *bytes, size_t len)
     read_in_cuts(bytes + 2, len - 2, bytes[0] + 1u, asked, room, &cuts);
     compare(&whole, &single, room);
     compare(&whole, &cuts, room);
+    read_again(bytes + 2, len - 2, asked, room, &whole);
     memset(&fault, 0, sizeof fault);
     if (whole.at_end == GW__HTTP_DONE && whole.body.len &&
         gw__discover_read((const char *)whole.body.bytes, whole.body.len, &info, &fault))

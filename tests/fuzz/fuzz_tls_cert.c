@@ -152,6 +152,29 @@ static int has_signed_part(const uint8_t *bytes, size_t len)
     return 0;
 }
 
+static int has(const uint8_t *bytes, size_t len, const char *part, size_t part_len)
+{
+    size_t at;
+    for (at = 0; at + part_len <= len; at++) if (memcmp(bytes + at, part, part_len) == 0) return 1;
+    return 0;
+}
+
+/* The first certificate names whom we asked for, and all of them hold from 2020 to 2049. */
+static void look_at_accepted(const uint8_t *bytes, size_t len, uint8_t settings)
+{
+    size_t first = (size_t)bytes[0] << 16 | (size_t)bytes[1] << 8 | bytes[2];
+    FUZZ_CHECK(has_signed_part(bytes, len) && first <= len - 3);
+    bytes += 3;
+    switch (settings & 3) {
+    case 0: FUZZ_CHECK(has(bytes, first, "localhost", 9)); break;
+    case 1: FUZZ_CHECK(has(bytes, first, "\x87\x04\x7f\0\0\x01", 6)); break;
+    case 2: FUZZ_CHECK((settings & 3) != 2); break;       /* nobody has that name */
+    case 3: FUZZ_CHECK(has(bytes, first, "*.gateway.test", 14)); break;
+    }
+    FUZZ_CHECK((settings >> 2 & 3) < 2);                            /* 2026 or 1970 */
+    FUZZ_CHECK((settings >> 2 & 3) == 0 || (settings >> 4 & 1));    /* 1970 is a floor only */
+}
+
 /* Bytes of a "server" into the engine; nobody can finish a handshake without knowing our random bytes. */
 static void shake_hands(const uint8_t *bytes, size_t len, uint8_t settings)
 {
@@ -184,6 +207,6 @@ static void fuzz_one(const uint8_t *bytes, size_t len)
     verify(bytes + 2, len - 2, bytes[1], 0, &single);
     verify(bytes + 2, len - 2, bytes[1], bytes[0] + 1u, &cuts);
     FUZZ_CHECK(memcmp(&whole, &single, sizeof whole) == 0 && memcmp(&whole, &cuts, sizeof whole) == 0);
-    if (whole.error == 0) FUZZ_CHECK(has_signed_part(bytes, len));
+    if (whole.error == 0) look_at_accepted(bytes + 2, len - 2, bytes[1]);
     shake_hands(bytes + 2, len - 2, bytes[1]);
 }

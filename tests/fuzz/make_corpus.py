@@ -166,6 +166,10 @@ def certificates():
     chain = b"".join(struct.pack(">I", len(der))[1:] + der for der in ders("server.pem"))
     put("tls_cert", "address", b"\x05\x01", chain)
     put("tls_cert", "floor", b"\x05\x14", chain)
+    for name in ("names-only", "wrong-host"):
+        chain = b"".join(struct.pack(">I", len(der))[1:] + der for der in ders(name + ".pem"))
+        put("tls_cert", "address-" + name, b"\x05\x01", chain)
+    put("tls_cert", "late", b"\x05\x08", chain)
     put("tls_cert", "alert", b"\x05\x00", b"\x15\x03\x03\x00\x02\x02\x28")
     put("tls_cert", "not-tls", b"\x05\x00", b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
