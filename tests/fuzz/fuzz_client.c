@@ -5,7 +5,8 @@
  * Must hold: no crash, no leak, no wrong size told to the allocator, memory below a bound; nobody is told to poll for
  * nothing; the token in no log, message, statistics or session text, not even when the server sends it back; what goes
  * out is masked, whole, valid JSON, at most 4,096 bytes, 120 in a minute, an Identify in 5 s; gw_stop() ends in 5 s. */
-#define GW_API_URL "http://127.0.0.1:9"         /* without TLS, so that its answer comes from the input too */
+/* Without TLS, so that its answer comes from the input too. */
+#define GW_API_URL "http://127.0.0.1:9"
 #define GW_MAX_TOKENS 1024
 #include "fuzz.h"
 
@@ -15,8 +16,8 @@
 #define RATE 120u
 
 enum {      /* settings, the first byte */
-    ANSWER_NOT = 1, ASK_URL = 2, SMALL_PAYLOAD = 4, ACK_BY_HAND = 8, TWO_SHARDS = 16, OWN_MEMORY = 32,
-    STOP_AT_END = 64, NO_CLOCK = 128
+    ANSWER_NOT = 1, ASK_URL = 2, SMALL_PAYLOAD = 4, ACK_BY_HAND = 8, TWO_SHARDS = 16,
+    OWN_MEMORY = 32, STOP_AT_END = 64, NO_CLOCK = 128
 };
 
 typedef struct stream {
@@ -130,7 +131,8 @@ static void say_text(stream *s, const char *text) { say_frame(s, 0x81, text, str
 static void say_hello(stream *s)
 {
     char text[80];
-    snprintf(text, sizeof text, "{\"t\":null,\"s\":null,\"op\":10,\"d\":{\"heartbeat_interval\":%u}}",
+    snprintf(text, sizeof text,
+             "{\"t\":null,\"s\":null,\"op\":10,\"d\":{\"heartbeat_interval\":%u}}",
              (unsigned)w.interval_ms);
     say_text(s, text);
 }
@@ -139,7 +141,8 @@ static void say_hello(stream *s)
 static int answer(stream *s)
 {
     static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-    static const char info[] = "{\"url\":\"ws://127.0.0.1:7\",\"shards\":2,\"session_start_limit\":{\"total\":1000,"
+    static const char info[] =
+        "{\"url\":\"ws://127.0.0.1:7\",\"shards\":2,\"session_start_limit\":{\"total\":1000,"
                                "\"remaining\":990,\"reset_after\":86400000,\"max_concurrency\":1}}";
     char text[512], accept[32];
     uint8_t hash[br_sha1_SIZE];
@@ -149,7 +152,8 @@ static int answer(stream *s)
     if (!s || s->ended || s->upgraded || s->answered || s->out.len < 4) return 0;
     if (memcmp(s->out.bytes + s->out.len - 4, "\r\n\r\n", 4) != 0) return 0;
     for (at = 0; at + 43 < s->out.len; at++)
-        if (memcmp(s->out.bytes + at, "Sec-WebSocket-Key: ", 19) == 0) key = (const char *)s->out.bytes + at + 19;
+        if (memcmp(s->out.bytes + at, "Sec-WebSocket-Key: ", 19) == 0)
+            key = (const char *)s->out.bytes + at + 19;
     s->out.len = 0;
     s->answered = 1;
     if (!key) {
@@ -163,7 +167,8 @@ static int answer(stream *s)
     br_sha1_update(&sha1, guid, sizeof guid - 1);
     br_sha1_out(&sha1, hash);
     gw__text_base64(accept, sizeof accept, hash, sizeof hash);
-    snprintf(text, sizeof text, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    snprintf(text, sizeof text,
+             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
              "Sec-WebSocket-Accept: %s\r\n\r\n", accept);
     say(s, text, strlen(text));
     s->upgraded = 1;
@@ -173,7 +178,8 @@ static int answer(stream *s)
 /* ---- what the client says ---- */
 static void heard_identify(void)
 {
-    uint64_t at_ms = now_ms() + w.slept_us / 1000u;     /* over a restart it is the wall clock that counts */
+    /* over a restart it is the wall clock that counts */
+    uint64_t at_ms = now_ms() + w.slept_us / 1000u;
     if (w.has_identified && !(w.settings & NO_CLOCK)) FUZZ_CHECK(at_ms >= w.identified_ms + 5000);
     w.has_identified = 1;
     w.identified_ms = at_ms;
@@ -301,12 +307,14 @@ static void look_at(const gw_event *event)
     uint32_t i = 0;
     FUZZ_CHECK(event->name && event->message);
     no_token(event->message);
-    FUZZ_CHECK(event->type < GW_DISPATCH_END_ || (event->type >= GW_GATEWAY_INFO && event->type < GW_NOTICE_END_));
+    FUZZ_CHECK(event->type < GW_DISPATCH_END_ || event->type >= GW_GATEWAY_INFO);
+    FUZZ_CHECK(event->type < GW_NOTICE_END_);
     FUZZ_CHECK(event->type >= GW_GATEWAY_INFO || event->message[0] == 0);
     FUZZ_CHECK(event->type < GW_GATEWAY_INFO || event->message[0]);
     memset(&key, 0, sizeof key);
     memset(&value, 0, sizeof value);
-    for (i = 0; i < 20 && gw_next(&event->d, &key, &value); i++) gw_text(&value, NULL, text, sizeof text);
+    for (i = 0; i < 20 && gw_next(&event->d, &key, &value); i++)
+        gw_text(&value, NULL, text, sizeof text);
     gw_u64(&event->d, "author.id");
     gw_text(&event->d, "content", text, sizeof text);
     gw_get(&event->d, "a.0.b", NULL);
@@ -318,7 +326,8 @@ static void look_at_client(void)
     static char text[8192];
     gw_stats stats;
     no_token(gw_why(w.gw));
-    if (gw_stats_read(w.gw, GW_ALL, &stats) == GW_OK) FUZZ_CHECK(stats.memory_now <= stats.memory_peak);
+    if (gw_stats_read(w.gw, GW_ALL, &stats) == GW_OK)
+        FUZZ_CHECK(stats.memory_now <= stats.memory_peak);
     if (gw_stats_text(w.gw, text, sizeof text) < sizeof text) no_token(text);
     if (gw_session_save(w.gw, GW_ALL, text, sizeof text) < sizeof text) no_token(text);
     if (!w.block) FUZZ_CHECK(w.memory.live_bytes <= 2u * w.cfg.max_payload + 512u * 1024);
@@ -455,14 +464,19 @@ static void say_usual(stream *s)
         "{\"op\":42,\"d\":[]}"
     };
     static const char *const dispatches[] = {
-        "\"READY\",\"d\":{\"v\":10,\"user\":{\"id\":\"11\"},\"application\":{\"id\":\"22\"},\"session_id\":\"0123456789abcdef\","
-            "\"resume_gateway_url\":\"ws://127.0.0.1:8\",\"guilds\":[]}",
-        "\"READY\",\"d\":{\"session_id\":\"" TOKEN "\",\"resume_gateway_url\":\"ws://[::1]/" TOKEN "\"}",
+        "\"READY\",\"d\":{\"v\":10,\"user\":{\"id\":\"11\"},\"application\":{\"id\":\"22\"},"
+            "\"session_id\":\"0123456789abcdef\",\"resume_gateway_url\":\"ws://127.0.0.1:8\","
+            "\"guilds\":[]}",
+        "\"READY\",\"d\":{\"session_id\":\"" TOKEN "\","
+            "\"resume_gateway_url\":\"ws://[::1]/" TOKEN "\"}",
         "\"RESUMED\",\"d\":{}",
-        "\"MESSAGE_CREATE\",\"d\":{\"id\":\"1\",\"content\":\"" TOKEN "\",\"author\":{\"id\":\"5\"},\"a\":[{\"b\":1}]}",
+        "\"MESSAGE_CREATE\",\"d\":{\"id\":\"1\",\"content\":\"" TOKEN "\","
+            "\"author\":{\"id\":\"5\"},\"a\":[{\"b\":1}]}",
         "\"" TOKEN "\",\"d\":{\"token\":\"x\"}",
-        "\"RATE_LIMITED\",\"d\":{\"opcode\":8,\"retry_after\":3.5,\"meta\":{\"guild_id\":\"4194304\",\"nonce\":\"n1\"}}",
-        "\"GUILD_MEMBERS_CHUNK\",\"d\":{\"guild_id\":\"4194304\",\"nonce\":\"n1\",\"chunk_index\":0,\"chunk_count\":1}",
+        "\"RATE_LIMITED\",\"d\":{\"opcode\":8,\"retry_after\":3.5,"
+            "\"meta\":{\"guild_id\":\"4194304\",\"nonce\":\"n1\"}}",
+        "\"GUILD_MEMBERS_CHUNK\",\"d\":{\"guild_id\":\"4194304\",\"nonce\":\"n1\","
+            "\"chunk_index\":0,\"chunk_count\":1}",
         "\"GUILD_CREATE\",\"d\":{\"id\":\"4194304\",\"members\":[1,2,3]}"
     };
     char text[512];
@@ -481,7 +495,8 @@ static void say_dispatch(stream *s, const uint8_t *body, size_t len, uint32_t si
     fuzz_text text;
     char head[80];
     memset(&text, 0, sizeof text);
-    snprintf(head, sizeof head, "{\"op\":0,\"s\":%llu,\"t\":\"TYPING_START\",\"d\":", (unsigned long long)++w.seq);
+    snprintf(head, sizeof head, "{\"op\":0,\"s\":%llu,\"t\":\"TYPING_START\",\"d\":",
+             (unsigned long long)++w.seq);
     fuzz_add(&text, head, strlen(head));
     if (len) fuzz_add(&text, body, len);
     else {

@@ -15,7 +15,8 @@ typedef struct answer {
     fuzz_text body, kept;
 } answer;
 
-static const uint8_t nonce[16] = { 0x74, 0x68, 0x65, 0x20, 0x73, 0x61, 0x6d, 0x70,     /* RFC 6455 1.3 */
+/* RFC 6455 section 1.3 */
+static const uint8_t nonce[16] = { 0x74, 0x68, 0x65, 0x20, 0x73, 0x61, 0x6d, 0x70,
                                    0x6c, 0x65, 0x20, 0x6e, 0x6f, 0x6e, 0x63, 0x65 };
 
 static void look_at_texts(const gw__http *http)
@@ -75,7 +76,8 @@ static void read_in_cuts(const uint8_t *bytes, size_t len, uint64_t seed, int as
         out->upgraded = (uint32_t)gw__http_check_upgrade(&http, nonce, &fault);
         FUZZ_CHECK(!out->upgraded == (fault.reason != GW_REASON_NONE));
         if (out->upgraded)
-            FUZZ_CHECK(asked == GW__HTTP_UPGRADE && strcmp(http.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") == 0);
+            FUZZ_CHECK(asked == GW__HTTP_UPGRADE &&
+                       strcmp(http.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") == 0);
     }
     gw__http_free(&http);
     FUZZ_CHECK(memory.live_blocks == 0 && memory.live_bytes == 0);
@@ -93,7 +95,8 @@ static void compare(const answer *one, const answer *two, size_t room)
 }
 
 /* ---- where it ends, read a second time: from the empty line on, by the framing that was found ---- */
-static size_t line_end(const uint8_t *in, size_t len, size_t at)      /* behind its CR LF; 0: it has none */
+/* behind its CR LF; 0: it has none */
+static size_t line_end(const uint8_t *in, size_t len, size_t at)
 {
     for (; at + 1 < len; at++) if (in[at] == '\r' && in[at + 1] == '\n') return at + 2;
     return 0;
@@ -156,7 +159,8 @@ static void read_again(const uint8_t *in, size_t len, int asked, size_t room, co
         FUZZ_CHECK(at != 0 && at <= said->used);
     } while (status < 200 && status != 101);
     FUZZ_CHECK(status == said->status);
-    if (said->body.len < room && is_chunked(in, begin, at) && status != 101 && status != 204 && status != 304 &&
+    if (said->body.len < room && is_chunked(in, begin, at) && status != 101 &&
+        status != 204 && status != 304 &&
         !(asked == GW__HTTP_CONNECT && status < 300)) {
         at = read_chunks(in, len, at, &body);
         FUZZ_CHECK(fuzz_same(&body, &said->body));

@@ -21,7 +21,10 @@ static void redact(const char *text, size_t len, fuzz_text *out)
 }
 
 #ifdef FUZZ_ORACLE
-static int is_secret(const char *key) { return strcmp(key, "token") == 0 || strcmp(key, "session_id") == 0; }
+static int is_secret(const char *key)
+{
+    return strcmp(key, "token") == 0 || strcmp(key, "session_id") == 0;
+}
 
 /* The same tree, but for the secrets. */
 static void same_but_secrets(json_t *in, json_t *out)
@@ -98,13 +101,16 @@ static void fuzz_one(const uint8_t *bytes, size_t len)
     redact(text, cut, &part);
     if (gw__json_is_valid(text, len)) {
         FUZZ_CHECK(gw__json_is_valid((const char *)whole.bytes, whole.len));
-        FUZZ_CHECK(part.len <= whole.len && (part.len == 0 || memcmp(part.bytes, whole.bytes, part.len) == 0));
+        FUZZ_CHECK(part.len <= whole.len);
+        FUZZ_CHECK(part.len == 0 || memcmp(part.bytes, whole.bytes, part.len) == 0);
     }
 #ifdef FUZZ_ORACLE
     {
         enum verdict verdict;
         json_t *in = oracle_load(text, len, JSON_REJECT_DUPLICATES, &verdict);
-        json_t *out = in ? oracle_load((const char *)whole.bytes, whole.len, JSON_REJECT_DUPLICATES, &verdict) : NULL;
+        json_t *out = NULL;
+        if (in) out = oracle_load((const char *)whole.bytes, whole.len, JSON_REJECT_DUPLICATES,
+                                  &verdict);
         if (in) FUZZ_CHECK(out != NULL);
         if (in) same_but_secrets(in, out);
         json_decref(in);

@@ -7,7 +7,8 @@
 #define UNIX_TIME 1767323045u
 
 static fuzz_memory memory;
-static int input_has_token;     /* libFuzzer reads what we look for; then nothing is proved by finding it */
+/* libFuzzer reads what we look for; then nothing is proved by finding it */
+static int input_has_token;
 
 static void no_token(const char *text)
 {
@@ -64,7 +65,8 @@ static void look_at(const gw_client *gw)
         FUZZ_CHECK(memchr(session->id, 0, sizeof session->id) != NULL);
         if (!url->host[0]) continue;
         FUZZ_CHECK(!url->http && gw__url_allowed(url, &fault));
-        FUZZ_CHECK(!gw->shared.has_gateway_url || gw__url_may_replace(&gw->shared.gateway_url, url, &fault));
+        FUZZ_CHECK(!gw->shared.has_gateway_url ||
+                   gw__url_may_replace(&gw->shared.gateway_url, url, &fault));
     }
 }
 
@@ -75,7 +77,8 @@ static void save(gw_client *gw, fuzz_text *out)
     char *text = (char *)malloc(len + 1), small[40];
     FUZZ_CHECK(len > 0 && len < (size_t)GW_SESSION_MAX * (gw->shard_count ? gw->shard_count : 1));
     FUZZ_CHECK(gw_session_save(gw, GW_ALL, text, len + 1) == len && strlen(text) == len);
-    FUZZ_CHECK(gw_session_save(gw, GW_ALL, small, sizeof small) == len && memcmp(small, text, sizeof small - 1) == 0);
+    FUZZ_CHECK(gw_session_save(gw, GW_ALL, small, sizeof small) == len &&
+               memcmp(small, text, sizeof small - 1) == 0);
     no_token(text);
     out->len = 0;
     fuzz_add(out, text, len);

@@ -10,7 +10,11 @@
 typedef struct signed_part { struct signed_part *next; uint8_t *bytes; size_t len; } signed_part;
 static signed_part *signed_parts;
 
-typedef struct verdict { unsigned error; uint32_t reason, count; char text[GW__FAULT_TEXT_MAX]; } verdict;
+typedef struct verdict {
+    unsigned error;
+    uint32_t reason, count;
+    char text[GW__FAULT_TEXT_MAX];
+} verdict;
 
 static gw__mem mem;
 static gw__trust trust;
@@ -51,7 +55,10 @@ static void read_pem(const char *text, size_t len)
         switch (br_pem_decoder_event(&pem)) {
         case BR_PEM_BEGIN_OBJ:
             der.len = 0;
-            br_pem_decoder_setdest(&pem, strstr(br_pem_decoder_name(&pem), "CERTIFICATE") ? on_der : NULL, NULL);
+            if (strstr(br_pem_decoder_name(&pem), "CERTIFICATE"))
+                br_pem_decoder_setdest(&pem, on_der, NULL);
+            else
+                br_pem_decoder_setdest(&pem, NULL, NULL);
             break;
         case BR_PEM_END_OBJ: if (der.len) keep_signed_part(); break;
         default: break;
@@ -96,7 +103,8 @@ static void begin_once(void)
 /* Settings: who was asked for, the clock, and whether it is only a floor. */
 static gw__tls *tls_of(uint8_t settings)
 {
-    static const char *const hosts[] = { "localhost", "127.0.0.1", "gateway.discord.gg", "a.gateway.test" };
+    static const char *const hosts[] = { "localhost", "127.0.0.1", "gateway.discord.gg",
+        "a.gateway.test" };
     static const uint64_t clocks[] = { 1767323045, 1, 4102444800u, UINT64_MAX };
     static const uint8_t seed[32] = { 1 };
     gw__fault fault;
@@ -134,7 +142,8 @@ static void verify(const uint8_t *bytes, size_t len, uint8_t settings, uint64_t 
     }
     out->error = x509->end_chain(context);
     FUZZ_CHECK((out->error != 0) == (tls->fault.reason != GW_REASON_NONE));
-    FUZZ_CHECK(gw__utf8_is(tls->fault.text, strlen(tls->fault.text)) && !strpbrk(tls->fault.text, "\n\r\033"));
+    FUZZ_CHECK(gw__utf8_is(tls->fault.text, strlen(tls->fault.text)) &&
+               !strpbrk(tls->fault.text, "\n\r\033"));
     if (out->error == 0) FUZZ_CHECK(x509->get_pkey(context, &usages) != NULL);
     out->reason = tls->fault.reason;
     out->count = tls->verifier->certificate_count;
@@ -194,7 +203,8 @@ static void shake_hands(const uint8_t *bytes, size_t len, uint8_t settings)
         state = gw__tls_look(tls);
     }
     FUZZ_CHECK(state == GW__TLS_HANDSHAKE || state == GW__TLS_FAILED);
-    if (state == GW__TLS_FAILED) FUZZ_CHECK(gw__tls_fault(tls)->reason && gw__tls_fault(tls)->text[0]);
+    if (state == GW__TLS_FAILED)
+        FUZZ_CHECK(gw__tls_fault(tls)->reason && gw__tls_fault(tls)->text[0]);
     gw__tls_free(tls);
 }
 
@@ -206,7 +216,8 @@ static void fuzz_one(const uint8_t *bytes, size_t len)
     verify(bytes + 2, len - 2, bytes[1], FUZZ_WHOLE, &whole);
     verify(bytes + 2, len - 2, bytes[1], 0, &single);
     verify(bytes + 2, len - 2, bytes[1], bytes[0] + 1u, &cuts);
-    FUZZ_CHECK(memcmp(&whole, &single, sizeof whole) == 0 && memcmp(&whole, &cuts, sizeof whole) == 0);
+    FUZZ_CHECK(memcmp(&whole, &single, sizeof whole) == 0 &&
+               memcmp(&whole, &cuts, sizeof whole) == 0);
     if (whole.error == 0) look_at_accepted(bytes + 2, len - 2, bytes[1]);
     shake_hands(bytes + 2, len - 2, bytes[1]);
 }

@@ -38,7 +38,8 @@ static void same_anchor(const br_x509_trust_anchor *one, const br_x509_trust_anc
     FUZZ_CHECK(memcmp(one->dn.data, two->dn.data, one->dn.len) == 0);
     FUZZ_CHECK(first->key_type == second->key_type);
     if (first->key_type == BR_KEYTYPE_RSA) {
-        FUZZ_CHECK(first->key.rsa.nlen == second->key.rsa.nlen && first->key.rsa.elen == second->key.rsa.elen);
+        FUZZ_CHECK(first->key.rsa.nlen == second->key.rsa.nlen &&
+                   first->key.rsa.elen == second->key.rsa.elen);
         FUZZ_CHECK(memcmp(first->key.rsa.n, second->key.rsa.n, first->key.rsa.nlen) == 0);
         FUZZ_CHECK(memcmp(first->key.rsa.e, second->key.rsa.e, first->key.rsa.elen) == 0);
     } else {
@@ -97,10 +98,12 @@ static void load_as_file(const uint8_t *bytes, size_t len, const gw__trust_loade
     gw__trust_init(&trust, &mem, &source);
     loaded = gw__trust_refresh(&trust, &fault);
     FUZZ_CHECK(loaded == (whole->anchor_count > 0));
-    FUZZ_CHECK(loaded == (fault.reason == GW_REASON_NONE) && trust.anchor_count == whole->anchor_count);
+    FUZZ_CHECK(loaded == (fault.reason == GW_REASON_NONE) &&
+               trust.anchor_count == whole->anchor_count);
     same_anchors(trust.anchors, whole->anchors);
     for (anchor = trust.anchors; anchor; anchor = anchor->next) {
-        size_t count = gw__trust_pick(&trust, anchor->anchor.dn.data, anchor->anchor.dn.len, picked, 0);
+        size_t count = gw__trust_pick(&trust, anchor->anchor.dn.data, anchor->anchor.dn.len,
+                                      picked, 0);
         FUZZ_CHECK(count > 0 && count <= GW__TLS_PICKED_MAX);
         FUZZ_CHECK(picked[0].dn.len == anchor->anchor.dn.len);
     }
@@ -128,11 +131,13 @@ static void fuzz_one(const uint8_t *bytes, size_t len)
     single = load_in_cuts(bytes, len, 0, is_der);
     cuts = load_in_cuts(bytes, len, seed, is_der);
     FUZZ_CHECK(whole->anchor_count <= GW__TRUST_ANCHORS_MAX);
-    FUZZ_CHECK(whole->anchor_count == single->anchor_count && whole->anchor_count == cuts->anchor_count);
+    FUZZ_CHECK(whole->anchor_count == single->anchor_count &&
+               whole->anchor_count == cuts->anchor_count);
     FUZZ_CHECK(whole->refused == single->refused && whole->refused == cuts->refused);
     same_anchors(whole->anchors, single->anchors);
     same_anchors(whole->anchors, cuts->anchors);
-    if (seed % 8 == 0 || whole->anchor_count) load_as_file(bytes, len, whole);      /* a file takes its time */
+    /* a file takes its time */
+    if (seed % 8 == 0 || whole->anchor_count) load_as_file(bytes, len, whole);
     loader_free(whole);
     loader_free(single);
     loader_free(cuts);

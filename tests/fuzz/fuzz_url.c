@@ -56,20 +56,23 @@ static int parse(gw__url *url, const char *text, size_t len)
         FUZZ_CHECK(fault.reason == GW_REASON_CONFIG && fault.text[0]);
         return 0;
     }
-    FUZZ_CHECK(fault.reason == GW_REASON_NONE && url->host[0] && url->target[0] == '/' && url->port);
+    FUZZ_CHECK(fault.reason == GW_REASON_NONE && url->host[0] && url->target[0] == '/' &&
+               url->port);
     FUZZ_CHECK(is_request_text(url->host) && is_request_text(url->target));
     check_host(url, text, len);
     if (strchr(url->host, ':')) FUZZ_CHECK(is_ip(url->host, address));
     else for (at = 0; url->host[at]; at++) FUZZ_CHECK(!strchr("@/?:\\[]%", url->host[at]));
     at = gw__url_write(url, written, sizeof written);
     FUZZ_CHECK(at + 1 < sizeof written && at == strlen(written));
-    FUZZ_CHECK(gw__url_parse(&again, written, at, &fault) && memcmp(&again, url, sizeof again) == 0);
+    FUZZ_CHECK(gw__url_parse(&again, written, at, &fault) &&
+               memcmp(&again, url, sizeof again) == 0);
     FUZZ_CHECK(gw__url_allowed(url, &fault) == (url->secure || is_loopback(url->host)));
     at = gw__url_gateway_target(url, NULL, target, sizeof target);
     FUZZ_CHECK(at > 0 && at == strlen(target) && target[0] == '/' && is_request_text(target));
     FUZZ_CHECK(at >= 18 && strcmp(target + at - 18, "v=10&encoding=json") == 0);
     memset(&again, 0, sizeof again);
-    if (gw__text_format(again.target, sizeof again.target, "%s", target) + 1 < sizeof again.target) {
+    at = gw__text_format(again.target, sizeof again.target, "%s", target);
+    if (at + 1 < sizeof again.target) {
         char twice[GW__TARGET_MAX];     /* ours are not added to ours */
         gw__url_gateway_target(&again, NULL, twice, sizeof twice);
         FUZZ_CHECK(strcmp(twice, target) == 0);
@@ -104,7 +107,8 @@ static void replace(const gw__url *cached, const gw__url *offered)
 
 static void fuzz_one(const uint8_t *bytes, size_t len)
 {
-    const char *text = fuzz_copy(bytes, len), *line = text ? (const char *)memchr(text, '\n', len) : NULL;
+    const char *text = fuzz_copy(bytes, len);
+    const char *line = text ? (const char *)memchr(text, '\n', len) : NULL;
     size_t first = line ? (size_t)(line - text) : len;
     gw__url discord, cached, offered;
     gw__fault fault;

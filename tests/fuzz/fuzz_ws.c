@@ -68,8 +68,10 @@ static void read_in_cuts(const uint8_t *bytes, size_t len, uint64_t seed, int sk
             FUZZ_CHECK(used <= cut - done);
             done += used;
             if (found == GW__WS_DATA) {
-                FUZZ_CHECK(!ended && (piece.opcode == GW__WS_TEXT || piece.opcode == GW__WS_BINARY));
-                FUZZ_CHECK(piece.len == 0 || (piece.bytes >= in && piece.bytes + piece.len <= in + cut));
+                FUZZ_CHECK(!ended && (piece.opcode == GW__WS_TEXT ||
+                                      piece.opcode == GW__WS_BINARY));
+                FUZZ_CHECK(piece.len == 0 || (piece.bytes >= in &&
+                                              piece.bytes + piece.len <= in + cut));
                 FUZZ_CHECK(piece.len > 0 || piece.ends_message);
                 take(said, &piece);
                 if (skip && fuzz_random(&seed) % 2) gw__ws_skip_message(&ws);
@@ -120,8 +122,8 @@ static int is_utf8(const uint8_t *bytes, size_t len, int whole)    /* whole 0: m
 static int close_may_carry(uint32_t code)
 {
     switch (code) {
-    case 1000: case 1001: case 1002: case 1003: case 1007: case 1008: case 1009: case 1010: case 1011:
-    case 1012: case 1013: case 1014: return 1;
+    case 1000: case 1001: case 1002: case 1003: case 1007: case 1008: case 1009: case 1010:
+    case 1011: case 1012: case 1013: case 1014: return 1;
     default: return code >= 3000 && code < 5000;
     }
 }
@@ -142,7 +144,8 @@ static void read_plainly(const uint8_t *in, size_t len, fuzz_text *said)
         if (code) { said_broken(said, 1002); break; }
         header = in[at + 1] == 126 ? 4 : in[at + 1] == 127 ? 10 : 2;
         if (len - at < header) break;
-        for (want = header == 2 ? in[at + 1] : 0, i = 2; i < header; i++) want = want << 8 | in[at + i];
+        for (want = header == 2 ? in[at + 1] : 0, i = 2; i < header; i++)
+            want = want << 8 | in[at + i];
         if ((header == 4 && want < 126) || (header == 10 && (want < 65536 || want >> 63))) {
             said_broken(said, 1002);
             break;
@@ -153,8 +156,14 @@ static void read_plainly(const uint8_t *in, size_t len, fuzz_text *said)
             const uint8_t *body = in + at;
             if (here < want) break;
             at += here;
-            if (kind == 8 && here >= 2) { code = (uint32_t)body[0] << 8 | body[1]; body += 2; here -= 2; }
-            else if (kind == 8 && here == 1) { said_broken(said, 1002); break; }
+            if (kind == 8 && here >= 2) {
+                code = (uint32_t)body[0] << 8 | body[1];
+                body += 2;
+                here -= 2;
+            } else if (kind == 8 && here == 1) {
+                said_broken(said, 1002);
+                break;
+            }
             if (code && !close_may_carry(code)) { said_broken(said, 1002); break; }
             if (kind == 8 && want >= 2 && !code) { said_broken(said, 1002); break; }
             if (kind == 8 && !is_utf8(body, here, 1)) { said_broken(said, 1007); break; }
