@@ -7058,7 +7058,9 @@ GW_API int64_t gw_i64(const gw_json *v, const char *path)
     return -(int64_t)(value - 1) - 1;   /* -2^63 has no positive counterpart */
 }
 
-#define GW__JSON_DIGITS_MAX 40      /* significant digits that count; a double holds 17 */
+/* Significant digits that count one by one: the points half-way between two doubles have up to 767. Of
+ * what follows only matters whether it is all zeros. */
+#define GW__JSON_DIGITS_MAX 768
 
 /* The exponent of a number, from its e on; bounded, as nothing beyond can be held. */
 static int64_t gw__json_exponent(const char *text, size_t len)
@@ -7080,7 +7082,7 @@ static double gw__json_to_double(const char *text, size_t len)
 {
     char plain[GW__JSON_DIGITS_MAX + 24];
     size_t at = 0, count = 0;
-    int digits = 0, point = 0;
+    int digits = 0, point = 0, more = 0;
     int64_t exponent = 0;
     if (text[0] == '-') plain[count++] = text[at++];
     for (; at < len && text[at] != 'e' && text[at] != 'E'; at++) {
@@ -7090,9 +7092,10 @@ static double gw__json_to_double(const char *text, size_t len)
         }
         exponent -= point;
         if (text[at] == '0' && digits == 0) continue;   /* zeros in front say nothing */
-        if (digits == GW__JSON_DIGITS_MAX) exponent++;
+        if (digits == GW__JSON_DIGITS_MAX) exponent++, more |= text[at] != '0';
         else plain[count++] = text[at], digits++;
     }
+    if (more) plain[count++] = '1', exponent--;
     exponent += gw__json_exponent(text + at, len - at);
     exponent = exponent > 9999 ? 9999 : exponent < -9999 ? -9999 : exponent;
     gw__text_format(plain + count, sizeof plain - count, digits ? "e%d" : "0", (int)exponent);
