@@ -112,7 +112,7 @@ static void say(stream *s, const void *bytes, size_t len)
 {
     if (!s || s->ended) return;
     if (s->in_at == s->in.len) s->in_at = s->in.len = 0;
-    if (s->in.len < 4u * 1024 * 1024) fuzz_add(&s->in, bytes, len);
+    if (s->in.len - s->in_at < 300u * 1024) fuzz_add(&s->in, bytes, len);
 }
 
 static void say_frame(stream *s, uint8_t first, const void *bytes, size_t len)
@@ -551,7 +551,10 @@ static void step(void)
         say_frame(s, 0x88, bytes, len);
         break;
     case 8: value = take(); say_frame(s, (uint8_t)(0x89 + (value & 1)), "ping", value & 3); break;
-    case 9: say_dispatch(s, NULL, 0, 1u << take() % 19); break;
+    case 9:
+        value = 1u << take() % 19;
+        say_dispatch(s, NULL, 0, w.read_most && w.read_most < 64 ? value & 4095 : value);
+        break;
     case 10: for (i = take() & 63; i > 0; i--) say_dispatch(s, (const uint8_t *)"{}", 2, 0); break;
     case 11: len = take(); bytes = take_bytes(&len); say_dispatch(s, bytes, len, 64); break;
     case 12: w.slept_us += (uint64_t)(take() + 1) * 1000000u; break;
