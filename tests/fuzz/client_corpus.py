@@ -63,3 +63,6 @@ def main(put):
     put("client", "raw-tls", b"\x01\x01", raw(b"\x15\x03\x03\x00\x02\x02\x28"), wait(14))
     put("client", "raw-then-right", b"\x01\x01", wire(7), b"\x0f", live)
     put("client", "discover-refused", b"\x03\x01", raw(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"), wait(12))
+    info = b'{"url":"ws://127.0.0.1:7","shards":3,"session_start_limit":{"remaining":5,"max_concurrency":2}}'
+    put("client", "raw-discover", b"\x03\x09", raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(info) + info),
+        wait(12), wire(7), b"\x16\x07\x00", b"\x0f\x1f", usual(READY), wait(13))
