@@ -28,7 +28,7 @@ one() {
     mkdir -p "$grown"
     case $target in redact) words=json ;; *) words=$target ;; esac
     [ -f "tests/fuzz/$words.dict" ] && dictionary=-dict=tests/fuzz/$words.dict
-    [ "$target" = client ] && dictionary="$dictionary -len_control=0 -max_len=500"   # stories, from the start
+    [ "$target" = client ] && dictionary="$dictionary -len_control=0 -max_len=250"   # stories, from the start
 
     count() { if [ "$1" = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED $target: $2"; fi; }
 

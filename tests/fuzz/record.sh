@@ -11,7 +11,7 @@ record() {
     target=$1 program=$out/fuzz_$1 words=$1 dictionary=
     [ "$target" = redact ] && words=json
     [ -f "tests/fuzz/$words.dict" ] && dictionary=-dict=tests/fuzz/$words.dict
-    [ "$target" = client ] && dictionary="$dictionary -len_control=0 -max_len=500"   # stories, from the start
+    [ "$target" = client ] && dictionary="$dictionary -len_control=0 -max_len=250"   # stories, from the start
     rm -rf "${out:?}/$target" "$out/$target"-*
     mkdir -p "$out/$target"
     clang -std=c99 -D_DEFAULT_SOURCE -I. -Itests/fuzz -g -O1 -fno-omit-frame-pointer $CPPFLAGS \
