@@ -72,6 +72,8 @@ static void on_log(void *user, uint32_t level, int32_t shard, const char *text)
     (void)user; (void)shard;
     FUZZ_CHECK(level >= GW_LOG_ERROR && level <= GW_LOG_TRACE);
     FUZZ_CHECK(!strstr(text, TOKEN));
+    if (level == GW_LOG_TRACE && (text[0] == '<' || text[0] == '>'))    /* a payload: a line of JSON */
+        FUZZ_CHECK(gw__json_is_valid(text + 1, strlen(text + 1)) && !strchr(text, '\n'));
 }
 
 /* ---- hooks ---- */
