@@ -53,6 +53,33 @@ static void scan_in_cuts(const char *text, size_t len, uint64_t seed, scanned *o
     if (out->ended && out->scan.has_name) fuzz_add(&out->found, out->scan.name, out->scan.name_len);
 }
 
+/* The way in one go must lead to where the step by step one leads. */
+static void scan_usual(const char *text, size_t len, const scanned *said)
+{
+    gw__json_scan scan;
+    gw__json_found found = GW__JSON_NEED_MORE;
+    size_t at = 0, used, d_end = 0;
+    int ended = 0;
+    gw__json_scan_begin(&scan);
+    if (!gw__json_scan_usual(&scan, (const uint8_t *)text, len, &at)) {
+        FUZZ_CHECK(scan.place == GW__JSON_AT_OPENING && !scan.has_op && !scan.has_seq);
+        return;
+    }
+    FUZZ_CHECK(at < len && at <= said->d_begin && text[at] == '{');
+    for (; at < len && found != GW__JSON_BROKEN; at += used) {
+        found = gw__json_scan_next(&scan, (const uint8_t *)text + at, len - at, &used);
+        if (found == GW__JSON_D_BEGIN) return;          /* a second d: nothing is promised of the first */
+        if (found == GW__JSON_D_END) d_end = at + used;
+        if (found == GW__JSON_END) ended = 1;
+    }
+    FUZZ_CHECK(d_end == said->d_end && ended == said->ended);
+    FUZZ_CHECK((found == GW__JSON_BROKEN) == said->broken);
+    FUZZ_CHECK(scan.has_op == said->scan.has_op && scan.op == said->scan.op);
+    FUZZ_CHECK(scan.has_seq == said->scan.has_seq && scan.seq == said->scan.seq);
+    FUZZ_CHECK(scan.has_name == said->scan.has_name && strcmp(scan.name, said->scan.name) == 0);
+    FUZZ_CHECK(scan.place == said->scan.place && scan.has_d == said->scan.has_d);
+}
+
 /* ---- look-ups: the walker, and the index from its first step on ---- */
 static void force_index(gw__json_index *index, gw__mem *mem, const char *text, size_t len,
                         size_t max)
@@ -312,6 +339,7 @@ static void fuzz_one(const uint8_t *bytes, size_t len)
     scan_in_cuts(text, len, 0, &single);
     scan_in_cuts(text, len, bytes[0] + 1u, &cuts);
     FUZZ_CHECK(fuzz_same(&whole.found, &single.found) && fuzz_same(&whole.found, &cuts.found));
+    scan_usual(text, len, &whole);
     read_known_paths(text, len, bytes[0]);
 #ifdef FUZZ_ORACLE
     compare_with_oracle(text, len, &whole);

@@ -64,6 +64,9 @@ def json():
         "message": MESSAGE,
         "hello": '{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250,"_trace":["[\\"gateway\\"]"]}}',
         "ack": '{"t":null,"s":null,"op":11,"d":null}',
+        "usual": '{"t":"GUILD_MEMBER_UPDATE","s":1234567,"op":0,"d":{"guild_id":"1","roles":["%s"],"nick":"\\"{[\\\\"}}'
+                 % ("x" * 140),
+        "usual-second-d": '{"t":"A_1","s":1,"op":0,"d":{"a":"%s"},"d":[{}],"s":2}' % ("y" * 180),
         "d-first": '{"d":{"id":"1"},"op":0,"s":3,"t":"X"}',
         "d-twice": '{"op":0,"d":1,"d":[2],"s":3,"t":"X"}',
         "deep": '{"op":0,"d":' + "[" * 60 + "]" * 60 + "}",
