@@ -1276,7 +1276,8 @@ static void gw__sys_poller_lend(gw__poller *poller, void *memory, uint32_t count
     poller->tags = tags;
     poller->fds = fds;
     poller->cap = count;
-    if (!poller->count) gw__sys_poller_want(poller, poller->wake_fds[0], GW__TAG_WAKE, 0, GW__WANT_READ);
+    if (poller->count) return;
+    gw__sys_poller_want(poller, poller->wake_fds[0], GW__TAG_WAKE, 0, GW__WANT_READ);
 }
 
 static void gw__sys_poller_close(gw__poller *poller)
@@ -6058,7 +6059,8 @@ static int gw__json_nest_bracket(gw__json_nest *nest, char byte)
 
 /* 1: the nest has closed, with the last byte used. 0: goes on. -1: not JSON. One thought, whole
  * because it is the loop that every byte of every large payload passes through. */
-static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
+static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size_t len,
+                                    size_t *used)
 {
     size_t at = 0, took;
     int closed = 0;
@@ -6082,12 +6084,17 @@ static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size
 }
 
 /* ---- the same, 64 bytes at a time where the compiler has SSE2 ----
- * A bit a byte, as in Langdale and Lemire, "Parsing Gigabytes of JSON per Second": what is escaped, what
- * stands inside strings, and then only the brackets outside of them are looked at one by one. */
+ * A bit a byte, as in Langdale and Lemire, "Parsing Gigabytes of JSON per Second": what is escaped,
+ * what stands inside strings, and then only the brackets outside of them are looked at. */
 #if defined __SSE2__ && (defined __GNUC__ || defined __clang__) && !defined GW_NO_SIMD
 #define GW__JSON_BLOCK 64u
 
 typedef struct gw__json_block { uint64_t quote, backslash, control, bracket; } gw__json_block;
+
+static uint64_t gw__json_bits(__m128i bytes)
+{
+    return (uint64_t)(uint32_t)_mm_movemask_epi8(bytes);
+}
 
 static void gw__json_block_read(gw__json_block *block, const char *bytes)
 {
@@ -6099,10 +6106,10 @@ static void gw__json_block_read(gw__json_block *block, const char *bytes)
         __m128i folded = _mm_or_si128(v, case_bit);     /* '[' to '{', ']' to '}' */
         __m128i bracket = _mm_or_si128(_mm_cmpeq_epi8(folded, _mm_set1_epi8('{')),
                                        _mm_cmpeq_epi8(folded, _mm_set1_epi8('}')));
-        block->quote |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8('"'))) << i;
-        block->backslash |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8('\\'))) << i;
-        block->control |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(v, low), v)) << i;
-        block->bracket |= (uint64_t)(uint32_t)_mm_movemask_epi8(bracket) << i;
+        block->quote |= gw__json_bits(_mm_cmpeq_epi8(v, _mm_set1_epi8('"'))) << i;
+        block->backslash |= gw__json_bits(_mm_cmpeq_epi8(v, _mm_set1_epi8('\\'))) << i;
+        block->control |= gw__json_bits(_mm_cmpeq_epi8(_mm_min_epu8(v, low), v)) << i;
+        block->bracket |= gw__json_bits(bracket) << i;
     }
 }
 
@@ -7316,9 +7323,11 @@ static int gw__json_redact(gw__buf *out, const char *text, size_t len)
     while ((key = (const char *)memchr(at, '"', (size_t)(end - at))) != NULL) {
         at = gw__json_string_end(key, end);
         if (!at) return gw__buf_append(out, from, (size_t)(key - from));
-        value = gw__json_is_secret_key(key, (size_t)(at - key)) ? gw__json_string_behind(at, end) : NULL;
+        value = gw__json_is_secret_key(key, (size_t)(at - key)) ? gw__json_string_behind(at, end)
+            : NULL;
         if (!value) continue;
-        if (!gw__buf_append(out, from, (size_t)(value - from)) || !gw__buf_append(out, "\"***\"", 5))
+        if (!gw__buf_append(out, from, (size_t)(value - from)) ||
+            !gw__buf_append(out, "\"***\"", 5))
             return 0;
         from = at = gw__json_string_end(value, end);
         if (!at) return 1;
@@ -7568,7 +7577,8 @@ GW_API int32_t gw_read_rate_limited(const gw_json *d, gw_rate_limited *out)
 
 /* Takes what READY says of the session; a resume URL of a foreign host is refused, the cached one
  * takes its place. */
-static void gw__session_take_ready(gw__session *session, const gw_ready *ready, const gw__url *cached,
+static void gw__session_take_ready(gw__session *session, const gw_ready *ready,
+                                   const gw__url *cached,
                                    const char *token, gw__fault *refused)
 {
     char text[GW__HOST_MAX + GW__PATH_MAX], target[GW__PATH_MAX];
@@ -7975,7 +7985,8 @@ static const char *gw__members_fault(const gw_members *request, uint32_t intents
     if (request->nonce && !gw__utf8_is(request->nonce, strlen(request->nonce)))
         return "members: the nonce is not UTF-8";
     if (!request->query) return gw__members_ids_fault(request);
-    if (!gw__utf8_is(request->query, strlen(request->query))) return "members: the query is not UTF-8";
+    if (!gw__utf8_is(request->query, strlen(request->query)))
+        return "members: the query is not UTF-8";
     if (request->query[0] && request->limit > GW__MEMBERS_FEW)
         return "members: by a prefix at most 100 come; limit is higher";
     if (gw__members_is_whole_list(request) && !(intents & (uint32_t)GW_INTENT_GUILD_MEMBERS))
@@ -7992,11 +8003,13 @@ static void gw__members_write(gw__json_writer *writer, const gw_members *request
     if (request->query) {
         gw__json_write_property(writer, "query", request->query);
         gw__json_write_number(writer, "limit",
-                              request->query[0] && !request->limit ? GW__MEMBERS_FEW : request->limit);
+                              request->query[0] && !request->limit ? GW__MEMBERS_FEW
+                                  : request->limit);
     } else {
         gw__json_write_key(writer, "user_ids");
         gw__json_write_open(writer, '[');
-        for (i = 0; i < request->user_id_count; i++) gw__json_write_id(writer, request->user_ids[i]);
+        for (i = 0; i < request->user_id_count; i++)
+            gw__json_write_id(writer, request->user_ids[i]);
         gw__json_write_close(writer, ']');
     }
     if (request->presences) {
@@ -8018,7 +8031,8 @@ static int gw__members_nonce_is(const void *payload, size_t len, const gw_json *
     v.len = len;
     ours_len = gw_text(&v, "d.nonce", ours, sizeof ours);
     theirs_len = gw_text(nonce, NULL, theirs, sizeof theirs);
-    return ours_len == theirs_len && ours_len <= GW__NONCE_MAX && memcmp(ours, theirs, ours_len) == 0;
+    return ours_len == theirs_len && ours_len <= GW__NONCE_MAX &&
+        memcmp(ours, theirs, ours_len) == 0;
 }
 
 /* ==========================================================================
@@ -8175,7 +8189,8 @@ static gw__send_item *gw__send_new(gw__send *send, gw_ticket ticket, uint32_t le
 }
 
 /* A copy of the payload waits from now on. NULL: no place (count == cap), or no memory. */
-static gw__send_item *gw__send_push(gw__send *send, gw_ticket ticket, const void *bytes, uint32_t len,
+static gw__send_item *gw__send_push(gw__send *send, gw_ticket ticket, const void *bytes,
+                                    uint32_t len,
                                     uint64_t now_ms)
 {
     gw__send_item *item;
@@ -9121,9 +9136,11 @@ static gw_event *gw__shard_tell_end(gw__shard *shard, uint32_t type, const gw__e
     gw__json_write_property(&writer, "advice", ending->advice);
     gw__json_write_close(&writer, '}');
     gw__json_write_bytes(&writer, "", 1);
-    gw__log(&shard->shared->logger, type == GW_FATAL ? GW_LOG_ERROR : GW_LOG_INFO, shard->id, "%s: %s",
+    gw__log(&shard->shared->logger, type == GW_FATAL ? GW_LOG_ERROR : GW_LOG_INFO, shard->id,
+            "%s: %s",
             gw_name_of(type), text);
-    event = gw__notice_push(shard->shared, type, type == GW_FATAL ? (int32_t)GW_ALL : shard->id, text,
+    event = gw__notice_push(shard->shared, type, type == GW_FATAL ? (int32_t)GW_ALL : shard->id,
+                            text,
                             writer.failed ? NULL : (const char *)gw__buf_data(scratch));
     gw__buf_clear(scratch);
     if (!event) return NULL;
@@ -9266,7 +9283,8 @@ static void gw__shard_look_at_written(gw__shard *shard, uint64_t now_ms)
 {
     gw__send *send = &shard->send;
     gw__send_item *item = send->written;
-    if (!send->has_written || shard->link.write_failed || gw__link_wants_write(&shard->link)) return;
+    if (!send->has_written || shard->link.write_failed ||
+        gw__link_wants_write(&shard->link)) return;
     send->has_written = 0;
     send->written = NULL;
     if (item) gw__send_left(send, item, now_ms);
@@ -9999,7 +10017,8 @@ static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
                                                             : 0;
     gw_event *event;
     if (gw__buf_len(&shard->link.out) >= GW__OUT_STUCK_BYTES)
-        gw__session_end(&shard->fault, GW_REASON_NO_ACK, "the server has long read nothing that we sent");
+        gw__session_end(&shard->fault, GW_REASON_NO_ACK,
+                        "the server has long read nothing that we sent");
     if (shard->fault.reason ||
         gw__session_on_beat_due(&shard->session, gw__shard_is_silent(shard, now_ms), now_ms,
                                 &shard->fault) == GW__ACT_END) {
@@ -10576,8 +10595,9 @@ static int gw__client_reserve(gw_client *gw, uint32_t count)
 static gw__shard *gw__client_add_shard(gw_client *gw, int32_t id)
 {
     gw__shard *shard;
-    uint32_t grown = gw->shared.mem.block ? gw->shard_count + 1 : gw->shard_cap + gw->shard_cap / 2 + 4;
-    if (gw->shard_count == gw->shard_cap && !gw__client_reserve(gw, grown)) return NULL;
+    uint32_t more = gw->shared.mem.block ? 1 : gw->shard_cap / 2 + 4;
+    if (gw->shard_count == gw->shard_cap && !gw__client_reserve(gw, gw->shard_cap + more))
+        return NULL;
     shard = (gw__shard *)gw__mem_new(&gw->shared.mem, sizeof *shard);
     if (!shard) return NULL;
     gw__shard_init(shard, &gw->shared, id, gw->shard_count, gw->max_queued, gw->max_queued_ms);
@@ -10679,7 +10699,8 @@ static void gw__client_on_info(gw_client *gw, uint64_t now_ms)
                     info->url, (unsigned)info->shards, (unsigned)info->max_concurrency,
                     (unsigned)info->remaining);
     if (gw__buf_append(body, "", 1))
-        gw__notice_push(&gw->shared, GW_GATEWAY_INFO, GW_ALL, text, (const char *)gw__buf_data(body));
+        gw__notice_push(&gw->shared, GW_GATEWAY_INFO, GW_ALL, text,
+                        (const char *)gw__buf_data(body));
     gw__discover_end(&gw->discover);
     gw->discover.tries = 0;
     gw->discover_at_ms = GW__NEVER;
@@ -11096,10 +11117,10 @@ static int32_t gw__client_may_change(gw_client *gw)
  *      gw1 <user id> <application id> <last identify> <hour> <identifies> <gateway url>
  *      <shard> <total> <session number> <seq> <session id> <resume url>        a line a shard
  *      end <seal of all before>
- *    The last identify is in unix seconds, the hour in hours; of that and the 24 before it two digits of
- *    base 64 each say how many Identifies they had; "-" stands for what is not known. The seal is a MAC under the token: a
- *    text that is cut, of another bot, or written by somebody else is refused, and so nobody who can
- *    write the file can send the token to a host of his own.
+ *    The last identify is in unix seconds, the hour in hours; of that and the 24 before it two digits
+ *    of base 64 each say how many Identifies they had; "-" stands for what is not known. The seal is a
+ *    MAC under the token: a text that is cut, of another bot, or written by somebody else is refused,
+ *    and so nobody who can write the file can send the token to a host of his own.
  * ========================================================================== */
 
 #define GW__WORD_MAX 240u
@@ -11367,7 +11388,8 @@ static int gw__client_load_shard(gw_client *gw, gw__words *words, int32_t only)
 
 /* The sessions of all shards, or of only one. 0: the text is cut, or of another bot, version or
  * shard count. */
-static int gw__client_load(gw_client *gw, const char *text, size_t len, int32_t only, uint64_t now_ms)
+static int gw__client_load(gw_client *gw, const char *text, size_t len, int32_t only,
+                           uint64_t now_ms)
 {
     gw__words words;
     br_hmac_context seal;
@@ -11644,7 +11666,8 @@ static void gw__client_take_shards(gw_client *gw, const gw_config *cfg, gw__faul
     /* one place at least: /gateway/bot and the wake use the poller's list too */
     if (!fault->reason && (!gw__client_reserve(gw, GW__MAX(count, 1u)) ||
                            !gw__client_add_shards(gw, cfg->shard_first, count)))
-        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards", (unsigned)count);
+        gw__fault_set(fault, GW_REASON_MEMORY, 0, "config: no memory for %u shards",
+                      (unsigned)count);
 }
 
 /* Takes over what the config says; what is wrong stays in the fault. */
@@ -11884,7 +11907,8 @@ GW_API int32_t gw_shard_live(const gw_client *gw, int32_t shard)
     uint32_t i, live = 0;
     if (!gw) return 0;
     for (i = 0; i < gw->shard_count; i++) {
-        if (shard == GW_ALL ? gw->shards[i]->state == GW__STOPPED : gw->shards[i]->id != shard) continue;
+        if (shard == GW_ALL ? gw->shards[i]->state == GW__STOPPED : gw->shards[i]->id != shard)
+            continue;
         if (gw->shards[i]->state != GW__LIVE) return 0;
         live++;
     }
@@ -11944,7 +11968,8 @@ static int gw__client_is_meant(const gw__shard *one, int32_t shard)
 
 static int32_t gw__client_may_queue(gw_client *gw, const gw__shard *one)
 {
-    if (!gw__shard_is_running(one)) return gw__client_refuse(gw, GW_ERROR_ENDED, "the shard was stopped");
+    if (!gw__shard_is_running(one))
+        return gw__client_refuse(gw, GW_ERROR_ENDED, "the shard was stopped");
     if (one->send.count >= one->send.cap) return gw__client_refuse(gw, GW_ERROR_QUEUE_FULL, "");
     return GW_OK;
 }
@@ -12170,7 +12195,8 @@ GW_API gw_ticket gw_request_members(gw_client *gw, const gw_members *request)
 /* ---- soundboard sounds: guilds of several shards, one ticket ---- */
 
 /* The payload for one shard into the scratch buffer; how many of the guilds are its. */
-static uint32_t gw__client_write_sounds(gw_client *gw, const gw__shard *one, const uint64_t *guild_ids,
+static uint32_t gw__client_write_sounds(gw_client *gw, const gw__shard *one,
+                                        const uint64_t *guild_ids,
                                         uint32_t count, int32_t *result)
 {
     gw__json_writer writer;
@@ -12191,15 +12217,18 @@ static uint32_t gw__client_write_sounds(gw_client *gw, const gw__shard *one, con
     return found;
 }
 
-static int32_t gw__client_may_request_sounds(gw_client *gw, const uint64_t *guild_ids, uint32_t count)
+static int32_t gw__client_may_request_sounds(gw_client *gw, const uint64_t *guild_ids,
+                                             uint32_t count)
 {
     uint32_t i;
     int32_t result = GW_OK;
     if (!guild_ids || count == 0)
         return gw__client_refuse(gw, GW_ERROR_ARGUMENT, "gw_request_sounds: no guild_ids");
-    for (i = 0; i < count; i++) if (!gw__client_guild_shard(gw, guild_ids[i], &result)) return result;
+    for (i = 0; i < count; i++)
+        if (!gw__client_guild_shard(gw, guild_ids[i], &result)) return result;
     for (i = 0; i < gw->shard_count && result == GW_OK; i++)
-        if (gw__client_write_sounds(gw, gw->shards[i], guild_ids, count, &result) && result == GW_OK)
+        if (gw__client_write_sounds(gw, gw->shards[i], guild_ids, count, &result) &&
+            result == GW_OK)
             result = gw__client_may_queue(gw, gw->shards[i]);
     return result;
 }
@@ -12281,7 +12310,8 @@ GW_API void gw_recheck(gw_client *gw)
     now_us = gw__client_now_us(gw);
     for (i = 0; i < gw->shard_count; i++) {
         gw__shard *shard = gw->shards[i];
-        if (shard->state == GW__WAITING && !shard->wait_is_asked) gw__client_kick(gw, shard, now_us / 1000u);
+        if (shard->state == GW__WAITING && !shard->wait_is_asked)
+            gw__client_kick(gw, shard, now_us / 1000u);
         if (shard->session.interval_ms == 0 || !gw__shard_is_open(shard) ||
             shard->probe_deadline_is_set)
             continue;
@@ -12392,8 +12422,8 @@ typedef enum gw__stat_unit { GW__STAT_COUNT, GW__STAT_SECONDS } gw__stat_unit;
     X(events, "events_total", "counter", COUNT, 1, "Dispatches handed out.") \
     X(filtered, "filtered_total", "counter", COUNT, 1, "Dispatches dropped by gw_want().") \
     X(skipped, "skipped_total", "counter", COUNT, 1, "Payloads passed over as too large.") \
-    X(wire_bytes_in, "wire_received_bytes_total", "counter", COUNT, 1, "Bytes received, TLS included.") \
-    X(wire_bytes_out, "wire_sent_bytes_total", "counter", COUNT, 1, "Bytes sent, TLS included.") \
+    X(wire_bytes_in, "wire_received_bytes_total", "counter", COUNT, 1, "Bytes in, TLS included.") \
+    X(wire_bytes_out, "wire_sent_bytes_total", "counter", COUNT, 1, "Bytes out, TLS included.") \
     X(payload_bytes, "payload_bytes_total", "counter", COUNT, 1, "JSON received.") \
     X(heartbeats, "heartbeats_total", "counter", COUNT, 1, "Heartbeats sent.") \
     X(acks, "acks_total", "counter", COUNT, 1, "Heartbeats answered.") \
@@ -12406,7 +12436,7 @@ typedef enum gw__stat_unit { GW__STAT_COUNT, GW__STAT_SECONDS } gw__stat_unit;
     X(sends, "sends_total", "counter", COUNT, 1, "Payloads sent, heartbeats included.") \
     X(send_queue, "send_queue", "gauge", COUNT, 1, "Commands that wait.") \
     X(sends_dropped, "sends_dropped_total", "counter", COUNT, 1, "Commands dropped.") \
-    X(polls_late, "polls_late_total", "counter", COUNT, 1, "Heartbeats that left a second late or more.") \
+    X(polls_late, "polls_late_total", "counter", COUNT, 1, "Heartbeats a second late or more.") \
     X(longest_turn_us, "longest_turn_seconds", "gauge", SECONDS, 0, "Longest turn of gw_poll().") \
     X(memory_now, "memory_bytes", "gauge", COUNT, 0, "Memory in use.") \
     X(memory_peak, "memory_peak_bytes", "gauge", COUNT, 0, "Memory in use at its highest.")
@@ -12443,7 +12473,8 @@ static void gw__page_add_stat(gw__page *page, const gw__stat *stat, const gw_sta
         gw__page_add(page, "discord_gateway_%s%s %llu.%06llu\n", stat->name, label,
                      (unsigned long long)(value / 1000000u), (unsigned long long)(value % 1000000u));
     else
-        gw__page_add(page, "discord_gateway_%s%s %llu\n", stat->name, label, (unsigned long long)value);
+        gw__page_add(page, "discord_gateway_%s%s %llu\n", stat->name, label,
+                     (unsigned long long)value);
 }
 
 static void gw__page_add_shards(gw__page *page, gw_client *gw, const gw__stat *stat)
@@ -12485,7 +12516,8 @@ GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap)
     gw__client_sum_stats(gw, GW_ALL, &stats);
     gw__page_add_live(&page, gw);
     for (i = 0; i < GW__COUNT(rows); i++) {
-        gw__page_add(&page, "# HELP discord_gateway_%s %s\n# TYPE discord_gateway_%s %s\n", rows[i].name,
+        gw__page_add(&page, "# HELP discord_gateway_%s %s\n# TYPE discord_gateway_%s %s\n",
+                     rows[i].name,
                      rows[i].help, rows[i].name, rows[i].type);
         if (rows[i].of_shard) gw__page_add_shards(&page, gw, &rows[i]);
         else gw__page_add_stat(&page, &rows[i], &stats, "");
