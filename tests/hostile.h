@@ -60,7 +60,7 @@ typedef struct foe {
     /* the script; each may be NULL */
     void (*on_open)(foe_stream *stream);                            /* the WebSocket stands */
     void (*on_payload)(foe_stream *stream, int op, const char *text);
-    int (*on_request)(foe_stream *stream, const char *request);  /* 1: answered; 2: waits; 0: default */
+    int (*on_request)(foe_stream *stream, const char *request);  /* 1: answered; 2: waits; 0 */
     void (*on_event)(struct foe *f, const gw_event *event);
     void (*on_tick)(struct foe *f);                                 /* before each turn */
     uint32_t mode;                                                  /* the script's own */

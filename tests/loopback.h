@@ -12,11 +12,13 @@
 #include <poll.h>
 #include <pthread.h>
 
+static uint64_t lb_skipped_us;          /* a test that waits for nothing moves the clock on */
+
 static inline uint64_t lb_now_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u + lb_skipped_us;
 }
 
 static inline uint64_t lb_now_ms(void) { return lb_now_us() / 1000u; }
@@ -345,6 +347,7 @@ typedef struct lb_sim {
     sim_config config;
     sim_gateway *gateway;
     lb_secret *secret;                  /* NULL: plain */
+    const char *host, *chain;           /* in its URL, and the certificates; 127.0.0.1, server.pem */
     int listener;
     uint16_t port;
     char url[64], resume_url[80];
@@ -384,14 +387,16 @@ static inline void lb_sim_init(lb_sim *s)
     s->config.now_us = lb_sim_now_us;
     s->config.user = s;
     s->listener = -1;
+    s->host = "127.0.0.1";
+    s->chain = "server.pem";
 }
 
 static inline void lb_sim_begin(lb_sim *s, int secure, const char *script)
 {
     char why[200] = "";
     s->listener = lb_listen(1, &s->port, 64);
-    if (secure) s->secret = lb_secret_new("server.pem", "server.key");
-    snprintf(s->url, sizeof s->url, "%s://127.0.0.1:%u", secure ? "wss" : "ws", (unsigned)s->port);
+    if (secure) s->secret = lb_secret_new(s->chain, "server.key");
+    snprintf(s->url, sizeof s->url, "%s://%s:%u", secure ? "wss" : "ws", s->host, (unsigned)s->port);
     s->config.url = s->url;
     s->gateway = sim_new(&s->config, lb_now_ms());
     pthread_mutex_init(&s->lock, NULL);
