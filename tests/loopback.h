@@ -268,6 +268,7 @@ static inline int lb_pump_out(lb_stream *s)
     uint8_t *bytes, *room;
     if (s->shut || s->fd < 0) return 0;
     if (!s->tls) {
+        if (!lb_len(&s->out)) return 0;
         if (!lb_send_some(s, s->out.bytes + s->out.begin, lb_len(&s->out), &sent)) return 0;
         lb_take(&s->out, sent);
         return 1;

@@ -346,7 +346,7 @@ static void say_the_token(foe_stream *s, int op, const char *text)
     foe_send(s, "{\"t\":\"%s\",\"s\":2,\"op\":0,\"d\":{}}", FOE_TOKEN);
     foe_send(s, "{\"t\":\"A %s B\",\"s\":3,\"op\":0,\"d\":{}}", FOE_TOKEN);
     foe_send(s, "{\"t\":\"%c\\u%04x%s\",\"s\":4,\"op\":0,\"d\":{}}", FOE_TOKEN[0],
-             (unsigned)FOE_TOKEN[1], FOE_TOKEN + 2);
+             (unsigned)FOE_TOKEN[1], &FOE_TOKEN[2]);
 }
 
 TEST(hostile_a_dispatch_named_by_the_token_does_not_show_it)
