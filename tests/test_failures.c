@@ -1,7 +1,7 @@
 /* Everything fails once, and for a while: each allocation and each call of the system that the
- * client makes, in a run through connect, READY, a large payload, a cut, resume and close. Real sockets of
- * this machine, with and without TLS; calls of the system go through functions of ours; the clock
- * skips what nobody needs to wait for. After each failure the client lives again, or has ended with
+ * client makes, in a run through connect, READY, a large payload, a cut, resume and close. Real
+ * sockets of this machine, with and without TLS; calls of the system go through functions of ours;
+ * the clock skips what nobody needs to wait for. After each failure the client lives again, or has ended with
  * FATAL, or was not opened; nothing leaks, no text is missing, nothing hangs.
  *     CHECK_SCALE=small    fewer places, for slow machines and tools */
 #ifndef _DEFAULT_SOURCE
@@ -338,7 +338,8 @@ typedef struct life {
     gw_client *gw;
     uint32_t seen[GW_NOTICE_END_];
     uint32_t idle_turns;
-    uint32_t empty_messages, token_seen, bad_sizes, dropped, queued;
+    uint32_t empty_messages, token_seen, bad_sizes, queued;
+    int32_t close_code;                 /* of FATAL */
     uint64_t big, moved, before;
     uint64_t live_blocks, live_bytes;
 } life;
@@ -413,7 +414,7 @@ static void life_take(life *l, const gw_event *event)
     life_look(l, gw_why(l->gw));
     if (event->type >= GW_GATEWAY_INFO && !event->message[0]) l->empty_messages++;
     if (event->bytes > BIG_BYTES) l->big++;
-    if (event->type == GW_COMMAND_DROPPED) l->dropped++;
+    if (event->type == GW_FATAL) l->close_code = event->close_code;
     gw_u64(&event->d, "user.id");
     l->moved++;
 }
@@ -599,6 +600,33 @@ TEST(failures_of_all_random_bytes_are_survived)
     }
     faults.also = -1;
 }
+
+/* The gateway closes with 4014 and resets at once: the write fails first, and the word is heard. */
+static void close_and_reset(int secure)
+{
+    static const char d[] = "{\"guild_ids\":[]}";
+    life *l = life_new(secure);
+    memset(faults.made, 0, sizeof faults.made);
+    l->gw = gw_open(&l->cfg);
+    if (CHECK(l->gw) && CHECK(life_until_live(l, 100))) {
+        lb_sim_do(&l->sim, "close 4014");
+        lb_sim_turn(&l->sim, 0);
+        lb_stream_drop(l->sim.streams, 1);
+        CHECK(gw_send_raw(l->gw, 0, 31, d, strlen(d)) > 0);
+        CHECK(life_until(l, GW_FATAL, 10));
+        CHECK_EQ(l->close_code, 4014);
+        life_until(l, GW_CLOSED, 10);
+        CHECK_U64(l->seen[GW_CLOSED], 1);
+        CHECK_U64(sim_get_stats(l->sim.gateway)->connections, 1);
+    }
+    gw_close(l->gw);
+    CHECK_U64(l->live_blocks, 0);
+    lb_sim_end(&l->sim, 0);
+    free(l);
+}
+
+TEST(failures_a_close_code_before_a_reset_is_heard)             { close_and_reset(0); }
+TEST(failures_a_close_code_before_a_reset_is_heard_with_tls)    { close_and_reset(1); }
 
 FAILS(alloc, 1000)
 FAILS(socket, 10)
