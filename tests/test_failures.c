@@ -1,8 +1,8 @@
 /* Everything fails once, and for a while: each allocation and each call of the system that the
  * client makes, in a run through connect, READY, a large payload, a cut, resume and close. Real
  * sockets of this machine, with and without TLS; calls of the system go through functions of ours;
- * the clock skips what nobody needs to wait for. After each failure the client lives again, or has ended with
- * FATAL, or was not opened; nothing leaks, no text is missing, nothing hangs.
+ * the clock skips what nobody needs to wait for. After each failure the client lives again, or has
+ * ended with FATAL, or was not opened; nothing leaks, no text is missing, nothing hangs.
  *     CHECK_SCALE=small    fewer places, for slow machines and tools */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
