@@ -44,6 +44,11 @@ TESTS      = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 
 export MAKE CC CXX BUILD DEPENDENCY_CPPFLAGS DEPENDENCY_LDFLAGS    # for the scripts in tests/
 
+# The deterministic simulation (tests/simulation/README.md). SIMULATION_HEADER: a patched copy of the header, with a
+# deliberate defect, for tests/simulation_test.sh.
+SIMULATION_SECONDS = $(or $(SIMULATE_SECONDS),60)
+SIMULATION_OBJECT  = $(patsubst tests/%.c,$(BUILD)/objects/%.o,$(wildcard tests/simulation/*.c))
+
 all: $(PROGRAMS)
 examples: $(EXAMPLES)
 tests: $(TESTS)
@@ -100,6 +105,14 @@ $(BUILD)/simulator/%.o: tests/simulator/%.c
 	@mkdir -p $(@D)
 	$(CC) -std=c99 $(ALL_CPPFLAGS) $(CFLAGS) $(WARNINGS) $(VARIANT) -MMD -MP -c -o $@ $<
 
+$(BUILD)/objects/simulation/%.o: tests/simulation/%.c
+	@mkdir -p $(@D)
+	$(CC) -std=c99 $(ALL_CPPFLAGS) $(CFLAGS) $(WARNINGS) $(VARIANT) \
+	    $(if $(SIMULATION_HEADER),-DSIMULATION_HEADER='"$(SIMULATION_HEADER)"') -MMD -MP -c -o $@ $<
+
+$(BUILD)/simulation: $(SIMULATION_OBJECT) $(SIM_CORE)
+	$(CC) $(ALL_LDFLAGS) -o $@ $(SIMULATION_OBJECT) $(SIM_CORE) $(ALL_LDLIBS)
+
 $(SIM_CORE): $(SIM_OBJECT)
 	@mkdir -p $(@D) && rm -f $@
 	$(AR) rcs $@ $(SIM_OBJECT)
@@ -128,7 +141,7 @@ bench-record: $(BUILD)/gwbench
 bench-uptime: $(BUILD)/gwbench
 	@$(BUILD)/gwbench --uptime $(MINUTES) --minute-ms $(MINUTE_MS)
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/simulator/*.d $(BUILD)/bench/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/simulator/*.d $(BUILD)/bench/*.d $(BUILD)/objects/simulation/*.d)
 
 # A header belongs to no architecture: share/, where pkg-config and CMake look as well. The version is the header's.
 VERSION = $(shell sed -n 's/^.define GW_VERSION_TEXT "\(.*\)"/\1/p' discord_gateway.h)

@@ -1,0 +1,227 @@
+/* run.c -- one run, from its seed to its end: a storm of faults, the calm after it in which all must come back, the
+ * stop. Time leaps from one thing that is due to the next. */
+#include "simulation.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIVE_WITHIN (900 * RUN_SECOND)      /* after the last fault: three dead intervals, the longest backoff, eight shards */
+#define LIVE_FOR (45 * RUN_SECOND)          /* ... and then so long, for what was missed to come */
+
+/* ---- chance: splitmix64 ---- */
+uint64_t chance(uint64_t *state)
+{
+    uint64_t z = *state += UINT64_C(0x9E3779B97F4A7C15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return z ^ (z >> 31);
+}
+
+uint64_t below(uint64_t *state, uint64_t limit) { return limit ? chance(state) % limit : 0; }
+uint64_t between(uint64_t *state, uint64_t from, uint64_t to) { return from + below(state, to - from + 1); }
+int one_in(uint64_t *state, uint64_t n) { return n && below(state, n) == 0; }
+
+uint64_t about(uint64_t *state, uint64_t from, uint64_t to)
+{
+    uint64_t low = from, high;
+    uint32_t doublings = 0;
+    for (high = from; high < to / 2; high *= 2) doublings++;
+    for (doublings = (uint32_t)below(state, (uint64_t)doublings + 1); doublings; doublings--) low *= 2;
+    return between(state, low, low * 2 < to ? low * 2 : to);
+}
+
+/* ---- time, trace ---- */
+uint64_t run_ms(const run *r) { return r->now_us / 1000u; }
+uint64_t run_mono_us(const run *r) { return r->now_us - r->slept_us; }
+
+void run_note(run *r, const char *format, ...)
+{
+    char text[1200];
+    const char *at = text;
+    va_list list;
+    if (!r->verbose) return;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    for (; *at; at++) r->hash = (r->hash ^ (uint8_t)*at) * UINT64_C(0x100000001B3);
+    r->hash = (r->hash ^ r->now_us) * UINT64_C(0x100000001B3);
+    if (r->verbose > 1) printf("%11.6f %s\n", (double)r->now_us / 1e6, text);
+}
+
+void run_count_fault(run *r, const char *name)
+{
+    figures *f = r->figures;
+    uint32_t i;
+    f->faults++;
+    for (i = 0; i < f->kind_count; i++) if (strcmp(f->kinds[i].name, name) == 0) break;
+    if (i == FAULT_KINDS_MAX) return;
+    if (i == f->kind_count) snprintf(f->kinds[f->kind_count++].name, sizeof f->kinds[i].name, "%.31s", name);
+    f->kinds[i].count++;
+}
+
+static void on_gateway_line(void *user, const char *line) { ledger_on_line((run *)user, line); }
+
+/* ---- life ---- */
+static void run_begin(run *r, uint64_t seed, int tls, int verbose, figures *f)
+{
+    uint64_t state = seed * UINT64_C(0x9E3779B97F4A7C15) + (tls ? 77u : 0u);
+    memset(r, 0, sizeof *r);
+    r->seed = seed;
+    r->verbose = verbose;
+    r->figures = f;
+    r->broken = -1;
+    r->hash = UINT64_C(0xCBF29CE484222325);
+    r->chance_plan = chance(&state);
+    r->chance_wire = chance(&state);
+    r->chance_caller = chance(&state);
+    r->chance_fault = chance(&state);
+    r->chance_client = chance(&state);
+    r->chance_tls = chance(&state);
+    r->now_us = 1000 * RUN_SECOND + below(&r->chance_plan, RUN_SECOND);
+    plan_draw(r, tls);
+    plan_config(r);
+    r->sim.log = on_gateway_line;
+    r->gateway = sim_new(&r->sim, run_ms(r));
+    r->storm_ends_us = r->now_us + r->plan.storm_us;
+    r->next_fault_us = r->now_us + below(&r->chance_fault, 2 * r->plan.fault_every_us);
+    caller_open(r, 0);
+}
+
+static void run_end(run *r)
+{
+    caller_close(r);
+    wire_free(r);
+    sim_free(r->gateway);
+    ledger_free(r);
+    free(r->text);
+    free(r->identifies);
+}
+
+/* ---- phases ---- */
+static int run_is_well(const run *r)
+{
+    const stream *s;
+    if (!r->gw || r->stopping || r->suspend_until_us || !gw_shard_live(r->gw, GW_ALL)) return 0;
+    for (s = r->streams; s; s = s->next)
+        if (!s->client_gone && (s->dead || s->ended || !s->conn || r->now_us < s->frozen_until_us ||
+                                r->now_us >= s->mute_up_from_us || s->down.left != RUN_NEVER || s->up.left != RUN_NEVER))
+            return 0;
+    return 1;
+}
+
+static void run_look_at_calm(run *r)
+{
+    int well = run_is_well(r);
+    uint64_t calm_us = r->calm_us > r->server_wait_until_us ? r->calm_us : r->server_wait_until_us;
+    if (!well) r->live_us = 0;
+    else if (!r->live_us) r->live_us = r->now_us;
+    if (well && r->now_us - r->live_us >= LIVE_FOR) {
+        ledger_check_all(r, r->now_us - 30 * RUN_SECOND);
+        r->phase = PHASE_LIVE;
+        caller_stop(r, one_in(&r->chance_caller, 2) ? GW_END : GW_KEEP);
+        return;
+    }
+    if (r->now_us < calm_us + LIVE_WITHIN + 4 * r->plan.interval_ms * 1000u) return;
+    r->phase = PHASE_OVER;          /* a small budget of the day may be spent: that is no fault */
+    if (!r->plan.budget && !r->plan.storm_of_closes)
+        law_broken(r, LAW_live_again, "%llu s after the last fault not all shards are LIVE",
+                   (unsigned long long)((r->now_us - r->calm_us) / RUN_SECOND));
+}
+
+static void run_look_at_phase(run *r)
+{
+    switch (r->phase) {
+    case PHASE_STORM:
+        if (r->now_us < r->storm_ends_us) return;
+        run_note(r, "the storm is over");
+        r->phase = PHASE_CALM;
+        r->calm_us = r->now_us;
+        faults_calm(r);
+        return;
+    case PHASE_CALM: run_look_at_calm(r); return;
+    case PHASE_LIVE: if (!r->gw) r->phase = PHASE_OVER; return;
+    case PHASE_OVER: return;
+    }
+}
+
+/* ---- time passes ---- */
+static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static uint64_t run_next_us(const run *r)
+{
+    uint64_t next_us = wire_next_us(r), sim_ms = sim_next_ms(r->gateway), sim_us;
+    if (sim_ms != SIM_NEVER) {
+        sim_us = sim_ms * 1000u;
+        next_us = earlier(next_us, sim_us > r->now_us ? sim_us : r->now_us + 1000u);
+    }
+    if (r->gw && !r->suspend_until_us) next_us = earlier(next_us, r->poll_at_us);
+    if (r->suspend_until_us) next_us = earlier(next_us, r->suspend_until_us);
+    if (!r->gw && r->restart_at_us) next_us = earlier(next_us, r->restart_at_us);
+    if (r->phase == PHASE_STORM) next_us = earlier(next_us, earlier(r->next_fault_us, r->storm_ends_us));
+    if (r->phase == PHASE_CALM) next_us = earlier(next_us, r->now_us + RUN_SECOND);
+    return next_us;
+}
+
+static void run_wake_machine(run *r, uint64_t slept_us)
+{
+    r->slept_us += slept_us;
+    r->suspend_until_us = 0;
+    if (r->gw) caller_plan_poll(r);
+}
+
+static void run_step(run *r)
+{
+    uint64_t next_us = run_next_us(r), before_us = r->now_us;
+    if (next_us > r->now_us) r->now_us = next_us;
+    if (r->suspend_until_us) {      /* monotonic time stands still */
+        r->slept_us += r->now_us - before_us;
+        if (r->now_us >= r->suspend_until_us) run_wake_machine(r, 0);
+    }
+    wire_step(r);
+    caller_wake(r);
+    faults_step(r);
+    if (r->gw && !r->suspend_until_us && r->now_us >= r->poll_at_us) caller_turn(r);
+    if (!r->gw && r->phase <= PHASE_CALM) {
+        if (!r->restart_at_us) r->restart_at_us = r->now_us + RUN_SECOND;
+        else if (r->now_us >= r->restart_at_us) caller_open(r, r->text != NULL);
+    }
+    run_look_at_phase(r);
+}
+
+static void run_report(const run *r)
+{
+    const char *tls = r->plan.tls ? "--tls " : "";
+    if (r->broken >= 0)
+        printf("seed %llu BROKEN %s: %s\n    again: build/simulation %s%llu -v\n", (unsigned long long)r->seed,
+               law_name((law)r->broken), r->why, tls, (unsigned long long)r->seed);
+    else if (r->verbose)
+        printf("seed %llu holds: %.0f s of virtual time, %llu events, %llu connections, %llu resumes, %llu identifies, "
+               "%llu polls, trace %016llx\n", (unsigned long long)r->seed, (double)r->own.virtual_us / 1e6,
+               (unsigned long long)r->own.events, (unsigned long long)r->own.connections,
+               (unsigned long long)r->own.resumes, (unsigned long long)r->own.identifies,
+               (unsigned long long)r->own.polls, (unsigned long long)r->hash);
+    fflush(stdout);
+}
+
+void run_seed(uint64_t seed, int tls, int verbose, figures *f, int *broken)
+{
+    static run r;
+    uint64_t began_us;
+    run_begin(&r, seed, tls, verbose, f);
+    began_us = r.now_us;
+    while (r.phase != PHASE_OVER && r.broken < 0) run_step(&r);
+    r.own.virtual_us = r.now_us - began_us;
+    run_end(&r);
+    run_report(&r);
+    f->seeds++;
+    f->virtual_us += r.own.virtual_us;
+    f->events += r.own.events;
+    f->connections += r.own.connections;
+    f->resumes += r.own.resumes;
+    f->identifies += r.own.identifies;
+    f->restarts += r.own.restarts;
+    f->polls += r.own.polls;
+    f->violations += r.broken >= 0;
+    *broken = r.broken;
+}
