@@ -78,13 +78,19 @@ static void *caller_memory(run *r)
     return r->memory;
 }
 
-static void caller_budget(run *r)
+/* Who gives config.url asks /gateway/bot himself, and does not start a bot that has none left. 0: later. */
+static int caller_budget(run *r)
 {
-    uint64_t since_ms = run_ms(r) - r->gateway->budget_since_ms;
-    if (!r->plan.budget_by_config) return;
+    uint64_t since_ms = run_ms(r) - r->gateway->budget_since_ms, left_ms;
+    if (!r->plan.budget_by_config || !r->opened_us) return 1;
+    r->gateway->now_ms = run_ms(r);
     sim_refill_budget(r->gateway);
+    left_ms = since_ms < r->sim.reset_after_ms ? r->sim.reset_after_ms - since_ms : 1;
     r->cfg.identify_remaining = r->gateway->remaining;
-    r->cfg.identify_reset_ms = since_ms < r->sim.reset_after_ms ? (uint32_t)(r->sim.reset_after_ms - since_ms) : 1;
+    r->cfg.identify_reset_ms = (uint32_t)left_ms;
+    if (r->gateway->remaining) return 1;
+    r->restart_at_us = r->now_us + left_ms * 1000u;
+    return 0;
 }
 
 void caller_open(run *r, int with_text)
@@ -92,7 +98,7 @@ void caller_open(run *r, int with_text)
     gw_config *cfg = &r->cfg;
     uint32_t i;
     r->restart_at_us = 0;
-    if (r->opened_us) caller_budget(r);
+    if (!caller_budget(r)) return;
     cfg->user = r;
     cfg->log = on_log;
     cfg->log_level = GW_LOG_TRACE;
@@ -119,7 +125,7 @@ void caller_open(run *r, int with_text)
     }
     ledger_restart(r, with_text);
     /* What is known of the last Identifies: all that were written before the text was, and nothing without a clock. */
-    if (!with_text || r->plan.clockless || (r->identify_count && r->text_us < r->identifies[r->identify_count - 1])) {
+    if (!with_text || r->plan.clockless || r->text_identifies < r->identify_total) {
         memset(r->identify_us, 0, sizeof r->identify_us);
         if (r->identify_count) r->forgot = 1;
         r->identify_count = 0;
@@ -187,7 +193,8 @@ static void caller_save(run *r)
     if (!r->text) abort();
     memcpy(r->text, text, len + 1);
     r->text_len = len;
-    r->text_us = r->now_us;
+    r->text_identifies = r->identify_total;
+    run_note(r, "caller: saves %s", r->text);
     ledger_check_save(r);
 }
 
@@ -355,15 +362,16 @@ static void caller_work(run *r, const gw_event *event)
     run_count_fault(r, "slow_handler");
     for (; steps; steps--) {
         r->now_us += pause_us;
-        r->late_us = pause_us;
+        r->late_us += pause_us;
         if (r->worst_late_us < r->late_us) r->worst_late_us = r->late_us, r->worst_late_at_us = r->now_us;
         wire_step(r);
-        if (!one_in(c, 4)) gw_tend(r->gw);
-        else r->late_us += pause_us;
+        if (!one_in(c, 4)) {
+            gw_tend(r->gw);
+            r->late_us = 0;
+        }
         if (hash_event(event) != before)
             law_broken(r, LAW_hand_stays, "%s changed while gw_tend() was called", event->name);
     }
-    r->late_us += pause_us;         /* what is due now is late by this work */
 }
 
 static void caller_ack(run *r, const gw_event *event)
@@ -496,6 +504,7 @@ void caller_turn(run *r)
     uint64_t moved = r->moved;
     uint32_t most = 20000, closed = 0;
     caller_is_late(r);
+    if (r->late_us) run_note(r, "caller: polls %llu us late", (unsigned long long)r->late_us);
     r->in_turn = 1;
     r->own.polls++;
     while (r->gw && !closed) {

@@ -19,7 +19,7 @@ void client_look(const gw_client *gw, uint32_t index, client_window *out)
     const gw__shard *shard = gw->shards[index];
     out->id = shard->id;
     out->state = gw__state_name(shard->state);
-    out->state_number = (uint32_t)shard->state;
+    out->state_number = (uint32_t)shard->state + (uint32_t)shard->connects * GW__STATE_COUNT;    /* each attempt anew */
     out->is_open = shard->state >= GW__HELLO && shard->state <= GW__LIVE;
     out->live = shard->state == GW__LIVE;
     out->held = shard->held;

@@ -130,6 +130,7 @@ static void law_identify(stream *s, const char *text, size_t len)
         if (!r->identifies) abort();
     }
     r->identifies[r->identify_count++] = r->now_us;
+    r->identify_total++;
     law_session_kept(r, (uint32_t)s->shard);
 }
 

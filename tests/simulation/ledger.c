@@ -113,16 +113,31 @@ static void ledger_on_dispatch(run *r, const char *line)
     if (s && (strncmp(name, "READY\"", 6) == 0 || strncmp(name, "RESUMED\"", 8) == 0)) s->ready = 1;
 }
 
+/* The gateway tells a shard that its session is over, whatever the model thinks of it. Before Identify or Resume nobody
+ * knows whose connection it is. */
+static void ledger_told_lost(run *r, const stream *s)
+{
+    uint32_t i;
+    for (i = 0; i < RUN_SHARDS_MAX; i++)
+        if (!s || s->shard < 0 || s->shard == (int32_t)i) r->books[i].told_lost_us = r->now_us;
+}
+
 static void ledger_on_command(run *r, const char *line)
 {
-    size_t len, i;
+    size_t len;
     const char *text = line_text(line, "\"text\":\"", &len);
     stream *s = wire_of(r, line_number(line, "\"conn\":"));
     if (strncmp(text, "ack\"", 4) == 0 && s) s->ack_on_its_way = 1;
-    if (strncmp(text, "close 4003", 10) && strncmp(text, "close 4006", 10) && strncmp(text, "close 4007", 10) &&
-        strncmp(text, "close 4009", 10)) return;
-    for (i = 0; i < RUN_SHARDS_MAX; i++)
-        if (!s || s->shard < 0 || s->shard == (int32_t)i) r->books[i].told_lost_us = r->now_us;
+    if (strncmp(text, "freeze\"", 7) == 0 && s) s->disturbed = 1;
+    if (strncmp(text, "op9 false\"", 10) == 0) ledger_told_lost(r, s);
+}
+
+/* protocol.md 3: the codes after which one identifies. */
+static void ledger_on_close_sent(run *r, const char *line)
+{
+    uint64_t code = line_number(line, "\"code\":");
+    if (code == 4003 || code == 4006 || code == 4007 || code == 4009)
+        ledger_told_lost(r, wire_of(r, line_number(line, "\"conn\":")));
 }
 
 static void ledger_on_heartbeat(run *r, const char *line)
@@ -147,6 +162,7 @@ void ledger_on_line(run *r, const char *line)
     if (line_is(line, "dispatch")) ledger_on_dispatch(r, line);
     else if (line_is(line, "heartbeat")) ledger_on_heartbeat(r, line);
     else if (line_is(line, "command")) ledger_on_command(r, line);
+    else if (line_is(line, "close_sent")) ledger_on_close_sent(r, line);
     else if (line_is(line, "violation")) ledger_on_violation(r, line);
     else if (line_is(line, "resume")) r->own.resumes++;
     else if (line_is(line, "identify")) r->own.identifies++;
@@ -182,10 +198,13 @@ static void ledger_begin_session(run *r, shard_book *book, const gw_event *event
 {
     char id[64];
     size_t len = gw_text(&event->d, "session_id", id, sizeof id);
+    uint64_t told_lost_us = book->told_lost_us;         /* may have been told before this was taken */
     memset(book, 0, sizeof *book);
+    book->told_lost_us = told_lost_us;
     book->session = ledger_find(r, id, len);
     book->number = event->session;
     book->began_us = r->now_us;
+    book->last_seq = event->seq ? event->seq - 1 : 0;  /* a gateway that speaks before READY: of no session yet */
     if (!book->session && !r->plan.corrupt)
         law_broken(r, LAW_invented, "READY of a session that the gateway does not know: %s", id);
 }
@@ -309,7 +328,8 @@ void ledger_check_save(run *r)
             law_broken(r, LAW_save_is_true, "shard %llu: the text names s %llu, but %llu was taken",
                        (unsigned long long)line.shard, (unsigned long long)line.seq, (unsigned long long)done);
         for (at = ledger_after(session, done); at < session->count && session->events[at].seq <= line.seq; at++)
-            if (!ledger_may_lack(r, &session->events[at]) || session->events[at].seq == r->hand_seq)
+            if (!ledger_may_lack(r, &session->events[at]) ||
+                (session->events[at].seq == r->hand_seq && line.shard == r->hand_shard))
                 law_broken(r, LAW_save_is_true, "shard %llu: the text names s %llu, but s %llu was not taken",
                            (unsigned long long)line.shard, (unsigned long long)line.seq,
                            (unsigned long long)session->events[at].seq);

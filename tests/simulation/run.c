@@ -85,6 +85,16 @@ static void run_begin(run *r, uint64_t seed, int tls, int verbose, figures *f)
     r->gateway = sim_new(&r->sim, run_ms(r));
     r->storm_ends_us = r->now_us + r->plan.storm_us;
     r->next_fault_us = r->now_us + below(&r->chance_fault, 2 * r->plan.fault_every_us);
+    run_note(r, "plan: %u shards of %u, tls %u, concurrency %u, api %u, budget %u, by hand %u, fixed %u, max_payload %u, "
+             "queued %u, turn %u bytes %u us, tick %u us, interval %llu ms, corrupt %u, calm %u, up %u us, down %u us, "
+             "write %u, read %u, late %u us, stall %u ms, frame %u us", (unsigned)r->plan.shards, (unsigned)r->plan.total,
+             (unsigned)r->plan.tls, (unsigned)r->plan.concurrency, (unsigned)r->plan.asks_api, (unsigned)r->plan.budget,
+             (unsigned)r->plan.ack_by_hand, (unsigned)r->plan.fixed_memory, (unsigned)r->plan.max_payload,
+             (unsigned)r->plan.max_queued, (unsigned)r->plan.turn_bytes, (unsigned)r->plan.turn_us,
+             (unsigned)r->plan.tick_us, (unsigned long long)r->plan.interval_ms, (unsigned)r->plan.corrupt,
+             (unsigned)r->plan.calm_wire, (unsigned)r->plan.up_delay_us, (unsigned)r->plan.down_delay_us,
+             (unsigned)r->plan.write_most, (unsigned)r->plan.read_most, (unsigned)r->plan.late_us,
+             (unsigned)(r->plan.stall_of ? r->plan.stall_ms : 0), (unsigned)r->plan.frame_us);
     caller_open(r, 0);
 }
 
@@ -163,25 +173,27 @@ static uint64_t run_next_us(const run *r)
     return next_us;
 }
 
-static void run_wake_machine(run *r, uint64_t slept_us)
-{
-    r->slept_us += slept_us;
-    r->suspend_until_us = 0;
-    if (r->gw) caller_plan_poll(r);
-}
 
 static void run_step(run *r)
 {
     uint64_t next_us = run_next_us(r), before_us = r->now_us;
+    r->idle_steps = next_us > r->now_us ? 0 : r->idle_steps + 1;
+    if (r->idle_steps > 100000) {
+        fprintf(stderr, "simulation: seed %llu: the simulation itself stands still\n", (unsigned long long)r->seed);
+        abort();
+    }
     if (next_us > r->now_us) r->now_us = next_us;
     if (r->suspend_until_us) {      /* monotonic time stands still */
         r->slept_us += r->now_us - before_us;
-        if (r->now_us >= r->suspend_until_us) run_wake_machine(r, 0);
+        r->poll_at_us += r->now_us - before_us;
+        if (r->now_us >= r->suspend_until_us) r->suspend_until_us = 0;
     }
     wire_step(r);
     caller_wake(r);
     faults_step(r);
     if (r->gw && !r->suspend_until_us && r->now_us >= r->poll_at_us) caller_turn(r);
+    wire_step(r);
+    caller_wake(r);
     if (!r->gw && r->phase <= PHASE_CALM) {
         if (!r->restart_at_us) r->restart_at_us = r->now_us + RUN_SECOND;
         else if (r->now_us >= r->restart_at_us) caller_open(r, r->text != NULL);

@@ -201,7 +201,7 @@ struct run {
     uint32_t in_turn, bad_sizes;
     char *text;                     /* the last saved session */
     size_t text_len;
-    uint64_t text_us;               /* when it was saved */
+    uint64_t text_identifies;       /* Identifies that had been written when it was saved */
     /* the caller */
     uint64_t poll_at_us, wanted_us; /* when it will poll; when it should */
     uint64_t late_us, worst_late_us;            /* of the poll in hand; of the last minutes */
@@ -222,11 +222,12 @@ struct run {
     uint64_t identify_us[RUN_SHARDS_MAX * 2];   /* by bucket: the last one that this process can know of */
     uint64_t *identifies;           /* of the day, as far as this process can know */
     size_t identify_count, identify_cap;
+    uint64_t identify_total;        /* all that were ever written */
     uint32_t forgot;                /* the process has lost its memory of Identifies */
     uint64_t storm_ends_us, calm_us, next_fault_us, live_us;
     uint64_t server_wait_until_us;
     uint64_t budget_out_us;
-    uint64_t poll_count, moved, spin_window_us, spin_polls;
+    uint64_t poll_count, moved, spin_window_us, spin_polls, idle_steps;
     uint64_t state_since_us[RUN_SHARDS_MAX];
     uint32_t state_was[RUN_SHARDS_MAX];
     int broken;                     /* enum law that was broken first; -1: none */

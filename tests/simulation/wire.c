@@ -157,8 +157,8 @@ static void wire_arrive(stream *s)
     if (wire_is_frozen(s)) return;
     while (!s->dead && (len = wire_take(&s->up, r->now_us, &bytes, SIZE_MAX)) != 0) {
         r->moved += len;
-        if (r->now_us >= s->mute_up_from_us) continue;
-        if (s->tls) wire_tls_received(s, bytes, len);
+        if (r->now_us >= s->mute_up_from_us) { }
+        else if (s->tls) wire_tls_received(s, bytes, len);
         else if (s->conn) sim_receive(s->conn, bytes, len, run_ms(r));
         if (s->up.left == 0) wire_kill(s);
     }
@@ -255,7 +255,7 @@ static void *wire_on_open(void *user, const char *host, uint16_t port)
     if (!s) abort();
     s->run = r;
     s->shard = -1;
-    s->opened_us = r->now_us;
+    s->opened_us = run_mono_us(r);
     s->mute_up_from_us = s->hangup_due_us = RUN_NEVER;
     s->down.left = s->up.left = s->down.corrupt_in = s->up.corrupt_in = RUN_NEVER;
     s->next = r->streams;
@@ -293,7 +293,7 @@ static int32_t wire_on_read(void *user, void *handle, void *bytes, uint32_t len)
     memcpy(bytes, from, part);
     r->moved += part;
     if (s->ack_on_its_way) {
-        s->ack_us = r->now_us;
+        s->ack_us = run_mono_us(r);
         s->ack_on_its_way = 0;
     }
     return (int32_t)part;
