@@ -36,25 +36,39 @@ static void on_log(void *user, uint32_t level, int32_t shard, const char *text)
     if (level <= GW_LOG_DEBUG) run_note(r, "client: [%d] %s", (int)shard, text);
 }
 
-/* Blocks remember their sizes, so that a wrong old_bytes is seen. */
+/* The token must not stay in memory that is given back. */
+static void look_into_freed(run *r, const char *where, const uint8_t *bytes, size_t len)
+{
+    size_t i, part = sizeof RUN_TOKEN_PART - 1;
+    for (i = 0; i + part <= len; i++)
+        if (bytes[i] == RUN_TOKEN_PART[0] && memcmp(bytes + i, RUN_TOKEN_PART, part) == 0) {
+            law_broken(r, LAW_token, "it still stands in %s", where);
+            return;
+        }
+}
+
+/* Blocks remember their sizes, so that a wrong old_bytes is seen; one that grows always moves. */
 static void *on_alloc(void *user, void *old, size_t old_bytes, size_t new_bytes)
 {
     run *r = (run *)user;
-    uint64_t *head = old ? (uint64_t *)old - 2 : NULL;
+    uint64_t *head = old ? (uint64_t *)old - 2 : NULL, *fresh;
     if ((head && head[0] != old_bytes) || (!head && old_bytes)) r->bad_sizes++;
     r->live_bytes += new_bytes - (old ? old_bytes : 0);
     if (r->live_bytes > r->peak_bytes) r->peak_bytes = r->live_bytes;
     if (r->memory) law_broken(r, LAW_memory, "config.memory is given, and the allocator was called");
+    if (old) look_into_freed(r, "memory that was given back", (uint8_t *)old, old_bytes < 8192 ? old_bytes : 8192);
     if (!new_bytes) {
         if (head) r->live_blocks--;
         free(head);
         return NULL;
     }
     if (!head) r->live_blocks++;
-    head = (uint64_t *)realloc(head, new_bytes + 16);
-    if (!head) abort();
-    head[0] = new_bytes;
-    return head + 2;
+    fresh = (uint64_t *)malloc(new_bytes + 16);
+    if (!fresh) abort();
+    if (head) memcpy(fresh + 2, head + 2, old_bytes < new_bytes ? old_bytes : new_bytes);
+    free(head);
+    fresh[0] = new_bytes;
+    return fresh + 2;
 }
 
 static int32_t on_gate(void *user, int32_t shard, uint32_t bucket)
@@ -149,9 +163,7 @@ static void caller_look_at_memory(run *r)
     for (i = 0; r->memory && i < CANARY; i++)
         if (((uint8_t *)r->memory)[r->memory_bytes + i] != 0x5A)
             law_broken(r, LAW_memory, "a byte behind config.memory was written");
-    for (i = 0; r->memory && i + sizeof RUN_TOKEN_PART < r->memory_bytes; i++)
-        if (memcmp((char *)r->memory + i, RUN_TOKEN_PART, sizeof RUN_TOKEN_PART - 1) == 0)
-            law_broken(r, LAW_token, "it still stands in config.memory after gw_close()");
+    if (r->memory) look_into_freed(r, "config.memory after gw_close()", (uint8_t *)r->memory, r->memory_bytes);
     free(r->memory);
     r->memory = NULL;
     r->live_bytes = r->live_blocks = 0;

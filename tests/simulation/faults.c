@@ -170,6 +170,7 @@ void faults_calm(run *r)
     sim_trigger *trigger;
     for (trigger = r->gateway->triggers; trigger; trigger = trigger->next) trigger->left = 0;
     obey(r, NULL, "calm");
+    obey(r, NULL, "answer");        /* a READY that is withheld is waited for, as long as it takes */
     obey(r, NULL, "thaw");
     for (s = r->streams; s; s = s->next) {
         s->down.corrupt_in = s->up.corrupt_in = s->down.left = s->up.left = RUN_NEVER;

@@ -71,6 +71,14 @@ void plan_draw(run *r, int tls)
     plan_bot(r, p);
     plan_wire(r, p);
     plan_caller(r, p);
+    /* an answer that takes longer than an interval is a dead connection, by the rules */
+    if (p->interval_ms < 1000 + (p->up_delay_us + p->down_delay_us) / 300u)
+        p->interval_ms = 1000 + (p->up_delay_us + p->down_delay_us) / 300u;
+    if (p->frame_us || p->late_us > 100000) {       /* who polls rarely must be able to read all the same */
+        if (p->read_most && p->read_most < 300) p->read_most = 300;
+        if (p->turn_bytes && p->turn_bytes < 4000) p->turn_bytes = 4000;
+        p->tick_us /= 10;
+    }
     p->gateway_faults = !one_in(c, 6);
     p->storm_us = about(c, 30, 3600) * RUN_SECOND;
     p->fault_every_us = about(c, 1000, 120000) * 1000u;

@@ -126,7 +126,7 @@ static void run_look_at_calm(run *r)
     uint64_t calm_us = r->calm_us > r->server_wait_until_us ? r->calm_us : r->server_wait_until_us;
     if (!well) r->live_us = 0;
     else if (!r->live_us) r->live_us = r->now_us;
-    if (well && r->now_us - r->live_us >= LIVE_FOR) {
+    if (well && r->now_us - r->live_us >= LIVE_FOR && gw_timeout_ms(r->gw) != 0 && wire_readable_us(r) > r->now_us) {
         ledger_check_all(r, r->now_us - 30 * RUN_SECOND);
         r->phase = PHASE_LIVE;
         caller_stop(r, one_in(&r->chance_caller, 2) ? GW_END : GW_KEEP);
@@ -135,8 +135,10 @@ static void run_look_at_calm(run *r)
     if (r->now_us < calm_us + LIVE_WITHIN + 4 * r->plan.interval_ms * 1000u) return;
     r->phase = PHASE_OVER;          /* a small budget of the day may be spent: that is no fault */
     if (!r->plan.budget && !r->plan.storm_of_closes)
-        law_broken(r, LAW_live_again, "%llu s after the last fault not all shards are LIVE",
-                   (unsigned long long)((r->now_us - r->calm_us) / RUN_SECOND));
+        law_broken(r, LAW_live_again, "%llu s after the last fault %s",
+                   (unsigned long long)((r->now_us - r->calm_us) / RUN_SECOND),
+                   !r->gw ? "there is no client" : r->stopping ? "it is stopping" :
+                   gw_shard_live(r->gw, GW_ALL) ? "a dead connection counts as LIVE" : "not all shards are LIVE");
 }
 
 static void run_look_at_phase(run *r)
@@ -147,6 +149,7 @@ static void run_look_at_phase(run *r)
         run_note(r, "the storm is over");
         r->phase = PHASE_CALM;
         r->calm_us = r->now_us;
+        r->suspend_until_us = 0;
         faults_calm(r);
         return;
     case PHASE_CALM: run_look_at_calm(r); return;
@@ -186,6 +189,7 @@ static void run_step(run *r)
     if (r->suspend_until_us) {      /* monotonic time stands still */
         r->slept_us += r->now_us - before_us;
         r->poll_at_us += r->now_us - before_us;
+        r->suspended_us = r->now_us;
         if (r->now_us >= r->suspend_until_us) r->suspend_until_us = 0;
     }
     wire_step(r);

@@ -137,6 +137,7 @@ typedef struct wire_pipe {          /* bytes on their way in one direction, in o
     uint64_t last_due_us;
     uint64_t left;                  /* bytes until it is cut; RUN_NEVER: never */
     uint64_t corrupt_in;            /* bytes until one is damaged; RUN_NEVER: never */
+    uint32_t joins;                 /* pieces that arrive at one time are read as one */
 } wire_pipe;
 
 typedef struct eyes {               /* over what the client writes */
@@ -206,7 +207,7 @@ struct run {
     uint64_t poll_at_us, wanted_us; /* when it will poll; when it should */
     uint64_t late_us, worst_late_us;            /* of the poll in hand; of the last minutes */
     uint64_t worst_late_at_us;
-    uint64_t suspend_until_us;
+    uint64_t suspend_until_us, suspended_us;    /* until when; when it was suspended last */
     uint64_t stop_us, restart_at_us, opened_us;
     uint32_t stopping, held, ended_by_caller, is_live, ever_live;
     uint64_t unheld_us;
@@ -269,6 +270,7 @@ extern const gw_transport wire_hooks;
 void wire_step(run *r);                                     /* what is due arrives */
 uint64_t wire_next_us(const run *r);
 uint64_t wire_readable_us(const run *r);                    /* when the client may read something next */
+uint64_t stream_readable_us(const stream *s);               /* RUN_NEVER: nothing is on its way */
 void wire_kill(stream *s);
 void wire_free(run *r);
 void wire_put(wire_pipe *pipe, const uint8_t *bytes, size_t len, uint64_t due_us);

@@ -42,6 +42,10 @@ void wire_put(wire_pipe *pipe, const uint8_t *bytes, size_t len, uint64_t due_us
         pipe->pieces = (wire_piece *)wire_grow(pipe->pieces, pipe->piece_cap * sizeof *pipe->pieces);
     }
     if (due_us < pipe->last_due_us) due_us = pipe->last_due_us;        /* TCP keeps the order */
+    if (pipe->joins && pipe->first < pipe->last && pipe->pieces[pipe->last - 1].due_us == due_us) {
+        pipe->pieces[pipe->last - 1].len += len;
+        return;
+    }
     pipe->last_due_us = due_us;
     pipe->pieces[pipe->last].due_us = due_us;
     pipe->pieces[pipe->last++].len = len;
@@ -219,7 +223,7 @@ uint64_t wire_next_us(const run *r)
     return next_us;
 }
 
-static uint64_t stream_readable_us(const stream *s)
+uint64_t stream_readable_us(const stream *s)
 {
     if (s->client_gone) return RUN_NEVER;
     if (s->dead) return s->run->now_us;
@@ -258,6 +262,7 @@ static void *wire_on_open(void *user, const char *host, uint16_t port)
     s->opened_us = run_mono_us(r);
     s->mute_up_from_us = s->hangup_due_us = RUN_NEVER;
     s->down.left = s->up.left = s->down.corrupt_in = s->up.corrupt_in = RUN_NEVER;
+    s->down.joins = (uint32_t)one_in(&r->chance_wire, 2);
     s->next = r->streams;
     r->streams = s;
     s->conn = sim_accept(r->gateway, run_ms(r));
