@@ -65,6 +65,7 @@ static void *on_alloc(void *user, void *old, size_t old_bytes, size_t new_bytes)
     if (!head) r->live_blocks++;
     fresh = (uint64_t *)malloc(new_bytes + 16);
     if (!fresh) abort();
+    memset(fresh + 2, 0xA5, new_bytes);         /* what the model left there is not the client's */
     if (head) memcpy(fresh + 2, head + 2, old_bytes < new_bytes ? old_bytes : new_bytes);
     free(head);
     fresh[0] = new_bytes;
@@ -88,6 +89,7 @@ static void *caller_memory(run *r)
     r->memory_bytes = gw_memory_needed(&r->cfg);
     r->memory = malloc(r->memory_bytes + CANARY);
     if (!r->memory) abort();
+    memset(r->memory, 0xA5, r->memory_bytes);           /* what stood there before is not the client's */
     memset((char *)r->memory + r->memory_bytes, 0x5A, CANARY);
     return r->memory;
 }
