@@ -39,12 +39,12 @@ static void on_log(void *user, uint32_t level, int32_t shard, const char *text)
 /* The token must not stay in memory that is given back. */
 static void look_into_freed(run *r, const char *where, const uint8_t *bytes, size_t len)
 {
-    size_t i, part = sizeof RUN_TOKEN_PART - 1;
-    for (i = 0; i + part <= len; i++)
-        if (bytes[i] == RUN_TOKEN_PART[0] && memcmp(bytes + i, RUN_TOKEN_PART, part) == 0) {
-            law_broken(r, LAW_token, "it still stands in %s", where);
-            return;
-        }
+    const uint8_t *at = bytes, *end = bytes + len;
+    size_t part = sizeof RUN_TOKEN_PART - 1;
+    while ((at = (const uint8_t *)memchr(at, RUN_TOKEN_PART[0], (size_t)(end - at))) != NULL) {
+        if ((size_t)(end - at) < part) return;
+        if (memcmp(at++, RUN_TOKEN_PART, part) == 0) law_broken(r, LAW_token, "it still stands in %s", where);
+    }
 }
 
 /* Blocks remember their sizes, so that a wrong old_bytes is seen; one that grows always moves. */
