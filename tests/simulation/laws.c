@@ -47,7 +47,7 @@ static void law_rate(stream *s)
     if (in_window > 120)
         law_broken(r, LAW_payload_rate, "connection %llu: %u payloads in 60 s", (unsigned long long)s->id,
                    (unsigned)in_window);
-    s->payloads_full = in_window >= 118;
+    s->payloads_full = (s->payloads_full << 1 | (in_window >= 118)) & 3u;       /* now, or at the last one */
     if (e->payload_count == e->payload_cap) {
         e->payload_cap = (e->payload_cap + 64) * 2;
         e->payload_us = (uint64_t *)realloc(e->payload_us, e->payload_cap * sizeof *e->payload_us);
@@ -132,6 +132,7 @@ static void law_identify(stream *s, const char *text, size_t len)
     r->identifies[r->identify_count++] = r->now_us;
     r->identify_total++;
     law_session_kept(r, (uint32_t)s->shard);
+    r->books[s->shard].identified = 1;
 }
 
 static void law_resume(stream *s, const char *text, size_t len)
@@ -196,6 +197,7 @@ static int law_clock_is_strict(const run *r, const stream *s)
     uint64_t now_us = run_mono_us(r);
     if (r->suspended_us && r->now_us < r->suspended_us + 120 * RUN_SECOND) return 0;
     if (r->gw && now_us > r->wanted_us + 500000) return 0;      /* he has not polled yet */
+    if (s && stream_readable_us(s) <= r->now_us) return 0;      /* he polls, and has not come so far */
     return r->plan.calm_wire && r->worst_late_us < 500000 && r->plan.tick_us < 100 && !r->forgot && (!s || !s->disturbed);
 }
 

@@ -224,6 +224,7 @@ static void ledger_on_dispatched(run *r, const gw_event *event)
     shard_book *book = &r->books[event->shard % (int32_t)RUN_SHARDS_MAX];
     ledger_event *sent;
     if (event->type == GW_READY) ledger_begin_session(r, book, event);
+    if (book->identified) return;
     if (event->type == GW_RESUMED) ledger_on_resumed(r, book, event->received_ms);
     if (r->plan.corrupt || !book->session || event->seq == 0) return;   /* seq_zero: of no session */
     if (event->session != book->number) {
