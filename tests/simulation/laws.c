@@ -223,7 +223,8 @@ static void law_stream(stream *s, int has_work)
     uint64_t now_us = run_mono_us(r), late_us = r->worst_late_us;
     if (s->client_gone || s->is_api || r->stopping) return;
     if (!s->hello_us) {
-        uint64_t most_us = (r->plan.tls ? 57 : 37) * RUN_SECOND + 4 * late_us;
+        uint64_t most_us = (r->plan.tls ? 57 : 37) * RUN_SECOND + 4 * late_us + s->unread_us;
+        if (has_work || stream_readable_us(s) <= r->now_us) s->unread_us += now_us - r->last_turn_us;
         if (now_us - s->opened_us > most_us)
             law_broken(r, LAW_wait_ends, "connection %llu: no Hello after %llu s", (unsigned long long)s->id,
                        (unsigned long long)((now_us - s->opened_us) / RUN_SECOND));
@@ -267,6 +268,7 @@ void laws_after_turn(run *r)
     uint32_t i;
     int has_work = gw_timeout_ms(r->gw) == 0;   /* the turn's budget has ended it */
     for (s = r->streams; s; s = s->next) law_stream(s, has_work);
+    r->last_turn_us = run_mono_us(r);
     for (i = 0; r->gw && i < client_shards(r->gw) && i < RUN_SHARDS_MAX; i++) law_state(r, i);
     if (r->live_bytes > r->ceiling_bytes)
         law_broken(r, LAW_memory, "%lu bytes are in use, the ceiling is %lu", (unsigned long)r->live_bytes,

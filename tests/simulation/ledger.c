@@ -253,7 +253,7 @@ static void ledger_on_skipped(run *r, const gw_event *event)
 {
     shard_book *book = &r->books[event->shard % (int32_t)RUN_SHARDS_MAX];
     ledger_event *sent;
-    if (!book->session || r->plan.corrupt) return;
+    if (!book->session || book->identified || r->plan.corrupt) return;
     sent = ledger_event_of(book->session, event->seq);
     if (!sent) {
         law_broken(r, LAW_invented, "shard %d: SKIPPED %s with s %llu, which was never sent", (int)event->shard,

@@ -40,7 +40,7 @@ void run_note(run *r, const char *format, ...)
     char text[1200];
     const char *at = text;
     va_list list;
-    if (!r->verbose) return;
+    if (r->verbose <= 0) return;
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
     va_end(list);
@@ -208,6 +208,7 @@ static void run_step(run *r)
 static void run_report(const run *r)
 {
     const char *tls = r->plan.tls ? "--tls " : "";
+    if (r->verbose < 0) return;
     if (r->broken >= 0)
         printf("seed %llu BROKEN %s: %s\n    again: build/simulation %s%llu -v\n", (unsigned long long)r->seed,
                law_name((law)r->broken), r->why, tls, (unsigned long long)r->seed);

@@ -1,7 +1,8 @@
 /* simulation.c -- the command line: one seed again, or many; then a line of figures.
  *   build/simulation SEED [-v]                 one run, exactly as it was; -v prints its trace
  *   build/simulation --for SECONDS [--from SEED] | --seeds N [--from SEED]
- *   --tls      with TLS inside             --stop     ends at the first run that breaks a law
+ *   --tls         with TLS inside
+ *   --until LAW   ends with 0 at the first run that breaks that law, and with 1 if none does
  * Exit status: 0 all hold; 1 a law was broken; 2 a wrong command line. README.md tells the rest. */
 #include "simulation.h"
 #include <stdio.h>
@@ -12,7 +13,8 @@
 typedef struct options {
     uint64_t seed, seeds, from;
     double seconds;
-    int one, tls, verbose, stop, has_from;
+    const char *until;
+    int one, tls, verbose, has_from;
 } options;
 
 static double clock_s(void)
@@ -36,7 +38,7 @@ static int read_options(options *o, int argc, char **argv)
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "-v") == 0) o->verbose = 2;
         else if (strcmp(argv[i], "--tls") == 0) o->tls = 1;
-        else if (strcmp(argv[i], "--stop") == 0) o->stop = 1;
+        else if (strcmp(argv[i], "--until") == 0 && *value) o->until = value, i++;
         else if (strcmp(argv[i], "--for") == 0 && *value) o->seconds = strtod(value, NULL), i++;
         else if (strcmp(argv[i], "--seeds") == 0 && *value) o->seeds = strtoull(value, NULL, 10), i++;
         else if (strcmp(argv[i], "--from") == 0 && *value) o->from = strtoull(value, NULL, 10), o->has_from = 1, i++;
@@ -74,11 +76,15 @@ int main(int argc, char **argv)
         run_seed(o.seed, o.tls, o.verbose ? o.verbose : 1, &f, &broken);
         return f.violations != 0;
     }
-    printf("seeds from %llu\n", (unsigned long long)o.from);
-    while ((o.seeds && f.seeds < o.seeds) || (o.seconds > 0 && clock_s() - began < o.seconds)) {
-        run_seed(o.from + f.seeds, o.tls, 0, &f, &broken);
-        if (broken >= 0 && o.stop) break;
+    if (!o.until) printf("seeds from %llu\n", (unsigned long long)o.from);
+    while ((!o.seeds || f.seeds < o.seeds) && (o.seconds <= 0 || clock_s() - began < o.seconds)) {
+        run_seed(o.from + f.seeds, o.tls, o.until ? -1 : 0, &f, &broken);
+        if (o.until && broken >= 0 && strcmp(law_name((law)broken), o.until) == 0) {
+            printf("%s: caught after %llu seeds\n", o.until, (unsigned long long)f.seeds);
+            return 0;
+        }
     }
-    print_figures(&f, &o, clock_s() - began);
-    return f.violations != 0;
+    if (o.until) printf("%s: not caught by %llu seeds\n", o.until, (unsigned long long)f.seeds);
+    else print_figures(&f, &o, clock_s() - began);
+    return o.until || f.violations;
 }

@@ -171,6 +171,7 @@ typedef struct stream {             /* one connection */
     uint64_t hello_us;              /* Identify or Resume was written: Hello had come; 0: not yet */
     uint64_t beat_us;               /* the last heartbeat; Hello at first */
     uint64_t interval_us;
+    uint64_t unread_us;             /* so long before Hello something was there that the caller's turns did not reach */
     uint64_t ack_us;                /* when the last ACK may have been read */
     uint32_t ack_on_its_way, ready, told_4000, is_api;
     uint32_t beats, payloads_full;
@@ -229,7 +230,7 @@ struct run {
     uint64_t storm_ends_us, calm_us, next_fault_us, live_us;
     uint64_t server_wait_until_us;
     uint64_t budget_out_us;
-    uint64_t poll_count, moved, spin_window_us, spin_polls, idle_steps;
+    uint64_t poll_count, moved, spin_window_us, spin_polls, idle_steps, last_turn_us;
     uint64_t state_since_us[RUN_SHARDS_MAX];
     uint32_t state_was[RUN_SHARDS_MAX];
     int broken;                     /* enum law that was broken first; -1: none */
