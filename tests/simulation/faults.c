@@ -117,7 +117,7 @@ static void fault_of_wire(run *r)
     case 2: s->up.left = about(c, 1, 3000); break;
     case 3: s->frozen_until_us = r->now_us + about(c, RUN_SECOND / 10, 150 * RUN_SECOND); break;
     case 4: s->frozen_until_us = RUN_NEVER; break;
-    case 5: s->write_full_until_us = r->now_us + about(c, RUN_SECOND / 10, 100 * RUN_SECOND); break;
+    case 5: if (!r->plan.tls) s->write_full_until_us = r->now_us + about(c, RUN_SECOND / 10, 100 * RUN_SECOND); break;
     case 6: s->mute_up_from_us = r->now_us; break;
     case 7: s->ended = 1; if (s->conn) sim_hangup(s->conn, run_ms(r)); s->conn = NULL; break;
     case 8: s->down.corrupt_in = about(c, 1, 5000); break;

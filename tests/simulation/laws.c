@@ -67,12 +67,18 @@ static void law_presence(stream *s)
     e->presence_count++;
 }
 
+/* Behind TLS a beat is seen where it arrives: not at all, or late, where the wire was disturbed. */
+static int law_sees_beats(const stream *s)
+{
+    return s->hello_us && !s->payloads_full && !s->dead && !(s->tls && s->disturbed);
+}
+
 static void law_beat(stream *s)
 {
     run *r = s->run;
     uint64_t now_us = run_mono_us(r), gap_us = now_us - s->beat_us;
     s->beats++;
-    if (s->hello_us && !s->payloads_full && gap_us > s->interval_us + r->late_us + SLACK_US)
+    if (law_sees_beats(s) && gap_us > s->interval_us + r->late_us + SLACK_US)
         law_broken(r, LAW_heartbeat_late, "connection %llu: %llu ms after the last one; the interval is %llu ms, the "
                    "caller was %llu ms late", (unsigned long long)s->id, (unsigned long long)(gap_us / 1000u),
                    (unsigned long long)(s->interval_us / 1000u), (unsigned long long)(r->late_us / 1000u));
@@ -230,7 +236,7 @@ static void law_stream(stream *s, int has_work)
                        (unsigned long long)((now_us - s->opened_us) / RUN_SECOND));
         return;
     }
-    if (!s->dead && !s->payloads_full && now_us - s->beat_us > s->interval_us + SLACK_US)
+    if (law_sees_beats(s) && now_us - s->beat_us > s->interval_us + SLACK_US)
         law_broken(r, LAW_heartbeat_late, "connection %llu: a turn ended, and the beat of %llu ms ago has no successor",
                    (unsigned long long)s->id, (unsigned long long)((now_us - s->beat_us) / 1000u));
     /* What has come and is not read yet may be the ACK: a caller who is slower than the bytes is to blame himself. */

@@ -44,6 +44,7 @@ static void plan_wire(run *r, plan *p)
         p->wire_faults = !one_in(c, 5);
         p->corrupt = !p->tls && one_in(c, 8);
     }
+    if (p->tls) p->up_delay_us = p->write_most = 0;    /* eyes.c reads behind TLS, where the client's bytes arrive */
     p->read_most = some(r, 5, 1, 500);
     p->split = (uint32_t)one_in(c, 2);
 }
@@ -89,7 +90,13 @@ void plan_draw(run *r, int tls)
     p->storm_us = about(c, 30, 3600) * RUN_SECOND;
     p->fault_every_us = about(c, 1000, 120000) * 1000u;
     if (p->read_most || p->frame_us || p->write_most) p->storm_us = p->storm_us / 4 + RUN_SECOND;
-    p->storm_of_closes = (uint32_t)one_in(c, 400);
+    if (p->tls) {               /* a handshake costs 2 ms of real time, and a record of one byte 30 on the wire */
+        p->storm_us = p->storm_us / 4 + RUN_SECOND;
+        if (p->read_most) p->read_most += 100;
+        if (p->shards > 3) p->shards = p->total = 3;
+        p->clockless = 0;       /* without a clock no certificate is valid */
+    }
+    p->storm_of_closes = !p->tls && one_in(c, 400);
     if (p->storm_of_closes) {
         p->restarts = p->wire_faults = p->gateway_faults = p->budget = p->asks_api = p->corrupt = p->frame_us = 0;
         p->rate = 0;
