@@ -70,7 +70,7 @@ static void law_presence(stream *s)
 /* Behind TLS a beat is seen where it arrives: not at all, or late, where the wire was disturbed. */
 static int law_sees_beats(const stream *s)
 {
-    return s->hello_us && !s->payloads_full && !s->dead && !(s->tls && s->disturbed);
+    return s->hello_us && !s->payloads_full && !s->dead && !(s->tls && (s->disturbed || s->ended));
 }
 
 static void law_beat(stream *s)
@@ -203,6 +203,7 @@ static int law_clock_is_strict(const run *r, const stream *s)
     uint64_t now_us = run_mono_us(r);
     if (r->suspended_us && r->now_us < r->suspended_us + 120 * RUN_SECOND) return 0;
     if (r->gw && now_us > r->wanted_us + 500000) return 0;      /* he has not polled yet */
+    if (r->held || now_us < r->unheld_us + RUN_SECOND) return 0;        /* nothing is read, by his wish */
     if (s && stream_readable_us(s) <= r->now_us) return 0;      /* he polls, and has not come so far */
     return r->plan.calm_wire && r->worst_late_us < 500000 && r->plan.tick_us < 100 && !r->forgot && (!s || !s->disturbed);
 }

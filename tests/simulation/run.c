@@ -149,7 +149,7 @@ static void run_look_at_phase(run *r)
         run_note(r, "the storm is over");
         r->phase = PHASE_CALM;
         r->calm_us = r->now_us;
-        r->suspend_until_us = 0;
+        if (r->suspend_until_us) run_wake(r);
         faults_calm(r);
         return;
     case PHASE_CALM: run_look_at_calm(r); return;
@@ -177,6 +177,16 @@ static uint64_t run_next_us(const run *r)
 }
 
 
+/* The machine has slept whole milliseconds: both clocks have the same fractions, and a time that the gateway tells in
+ * milliseconds is not over one too early. */
+static void run_wake(run *r)
+{
+    uint64_t rest_us = (1000u - r->slept_us % 1000u) % 1000u;
+    r->now_us += rest_us;
+    r->slept_us += rest_us;
+    r->suspend_until_us = 0;
+}
+
 static void run_step(run *r)
 {
     uint64_t next_us = run_next_us(r), before_us = r->now_us;
@@ -190,7 +200,7 @@ static void run_step(run *r)
         r->slept_us += r->now_us - before_us;
         r->poll_at_us += r->now_us - before_us;
         r->suspended_us = r->now_us;
-        if (r->now_us >= r->suspend_until_us) r->suspend_until_us = 0;
+        if (r->now_us >= r->suspend_until_us) run_wake(r);
     }
     wire_step(r);
     caller_wake(r);
