@@ -141,6 +141,16 @@ static void run_look_at_calm(run *r)
                    gw_shard_live(r->gw, GW_ALL) ? "a dead connection counts as LIVE" : "not all shards are LIVE");
 }
 
+/* The machine has slept whole milliseconds: both clocks have the same fractions, and a time that the gateway tells in
+ * milliseconds is not over one too early. */
+static void run_wake(run *r)
+{
+    uint64_t rest_us = (1000u - r->slept_us % 1000u) % 1000u;
+    r->now_us += rest_us;
+    r->slept_us += rest_us;
+    r->suspend_until_us = 0;
+}
+
 static void run_look_at_phase(run *r)
 {
     switch (r->phase) {
@@ -176,16 +186,6 @@ static uint64_t run_next_us(const run *r)
     return next_us;
 }
 
-
-/* The machine has slept whole milliseconds: both clocks have the same fractions, and a time that the gateway tells in
- * milliseconds is not over one too early. */
-static void run_wake(run *r)
-{
-    uint64_t rest_us = (1000u - r->slept_us % 1000u) % 1000u;
-    r->now_us += rest_us;
-    r->slept_us += rest_us;
-    r->suspend_until_us = 0;
-}
 
 static void run_step(run *r)
 {
