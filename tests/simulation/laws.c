@@ -205,6 +205,7 @@ static int law_clock_is_strict(const run *r, const stream *s)
     if (r->gw && now_us > r->wanted_us + 500000) return 0;      /* he has not polled yet */
     if (r->held || now_us < r->unheld_us + RUN_SECOND) return 0;        /* nothing is read, by his wish */
     if (s && stream_readable_us(s) <= r->now_us) return 0;      /* he polls, and has not come so far */
+    if (s && s->payloads_full) return 0;    /* probes and answers to op 1 have used up the window, a beat too has to wait */
     return r->plan.calm_wire && r->worst_late_us < 500000 && r->plan.tick_us < 100 && !r->forgot && (!s || !s->disturbed);
 }
 

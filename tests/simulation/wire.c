@@ -236,7 +236,7 @@ uint64_t wire_readable_us(const run *r)
     uint64_t next_us = RUN_NEVER;
     const stream *s;
     for (s = r->streams; s; s = s->next) {
-        next_us = earlier(next_us, stream_readable_us(s));
+        if (!r->held || !s->hello_us) next_us = earlier(next_us, stream_readable_us(s));    /* held: nobody looks */
         if (!s->client_gone && s->write_full_until_us > r->now_us)
             next_us = earlier(next_us, s->write_full_until_us);
     }
