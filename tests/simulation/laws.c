@@ -127,6 +127,8 @@ static void law_identify(stream *s, const char *text, size_t len)
     if (*last && r->now_us - *last < r->sim.identify_window_ms * 1000u)
         law_broken(r, LAW_identify_pace, "shard %llu: %llu ms after the last Identify of its bucket",
                    (unsigned long long)shard, (unsigned long long)((r->now_us - *last) / 1000u));
+    s->identify_before_us = *last;
+    s->identify_end = s->eyes.offered;
     *last = r->now_us;
     for (i = r->identify_count; i-- > 0 && r->identifies[i] + 86400 * RUN_SECOND > r->now_us + SLACK_US; ) today++;
     if (today > 1000) law_broken(r, LAW_identify_day, "%u Identifies in a day", (unsigned)today);
@@ -139,6 +141,17 @@ static void law_identify(stream *s, const char *text, size_t len)
     r->identify_total++;
     law_session_kept(r, (uint32_t)s->shard);
     r->books[s->shard].identified = 1;
+}
+
+/* The wire is cut. An Identify of which it did not take the last byte was none: its permit may be used again. */
+void laws_on_cut(stream *s)
+{
+    run *r = s->run;
+    if (!s->identify_end || s->eyes.taken >= s->identify_end || !r->identify_count) return;
+    r->identify_us[(uint32_t)s->shard % r->plan.concurrency] = s->identify_before_us;
+    r->identify_count--;
+    r->identify_total--;
+    s->identify_end = 0;
 }
 
 static void law_resume(stream *s, const char *text, size_t len)

@@ -175,6 +175,7 @@ typedef struct stream {             /* one connection */
     uint64_t ack_us;                /* when the last ACK may have been read */
     uint32_t ack_on_its_way, ready, told_4000, is_api;
     uint32_t beats, payloads_full;
+    uint64_t identify_end, identify_before_us;  /* the byte behind its Identify; the one before it, of the bucket */
 } stream;
 
 /* ---- the run ---- */
@@ -309,6 +310,7 @@ uint32_t dispatch_type(const char *name, size_t len);
 void law_broken(run *r, law which, const char *format, ...) RUN_FORMAT(3, 4);
 void laws_on_payload(stream *s, uint32_t op, const char *text, size_t len);
 void laws_on_close(stream *s, uint32_t code);
+void laws_on_cut(stream *s);
 void laws_on_violation(run *r, uint64_t conn, const char *rule, const char *line);
 void laws_after_turn(run *r);
 void laws_on_text(run *r, const char *where, const char *text);

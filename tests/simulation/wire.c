@@ -95,6 +95,7 @@ void wire_kill(stream *s)
     if (s->dead) return;
     s->dead = 1;
     s->disturbed = 1;
+    if (!s->tls) laws_on_cut(s);
     wire_empty(&s->down);
     wire_empty(&s->up);
     wire_hang_up(s);
