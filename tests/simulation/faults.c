@@ -4,8 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-void caller_fault_restart(run *r);
-
 /* How often against the others; the command; 1: only for the next connection, as it has no meaning later. */
 static const struct { uint32_t weight; const char *command; uint32_t next; } gateway_faults[] = {
     { 10, "op7", 0 }, { 4, "op9 true", 0 }, { 3, "op9 false", 0 }, { 4, "op1", 0 }, { 6, "cut", 0 }, { 4, "reset", 0 },
@@ -152,7 +150,7 @@ static void fault_once(run *r)
     else if (kind < 45) { if (p->gateway_faults) fault_of_gateway(r); }
     else if (kind < 55) { if (p->gateway_faults) fault_at_a_moment(r); }
     else if (kind < 85) { if (p->wire_faults) fault_of_wire(r); }
-    else if (kind < 95) { if (p->restarts) caller_fault_restart(r); }
+    else if (kind < 95) { if (p->restarts) caller_restart(r); }
     else if (p->suspends) fault_of_machine(r);
 }
 

@@ -4,7 +4,8 @@
  *   run.c          one run from its seed to its end: phases, time, trace
  *   plan.c         what a seed draws: config, wire, caller, which faults
  *   faults.c       faults by name, on the gateway and on the wire
- *   caller.c       the program that uses the library: polls, reads, sends, saves, restarts
+ *   process.c      the program that uses the library: hooks, memory, saves, restarts
+ *   caller.c       ... what it does while it runs: polls, reads, sends
  *   wire.c         the transport: delay, pieces, cuts, silence, broken bytes
  *   wire_tls.c     the gateway's end of TLS
  *   eyes.c         reads what the client writes: the independent witness of rates, sizes, codes
@@ -260,13 +261,18 @@ void plan_config(run *r);                                   /* the client's and 
 void faults_step(run *r);                                   /* plays what is due */
 void faults_calm(run *r);                                   /* all of them end */
 
-/* caller.c */
+/* process.c */
 void caller_open(run *r, int with_text);
 void caller_close(run *r);
+void caller_stop(run *r, uint32_t how);
+void caller_save(run *r);
+void caller_restart(run *r);                                /* in one of five ways, good and bad */
+void caller_on_closed(run *r);
+
+/* caller.c */
 void caller_turn(run *r);
 void caller_plan_poll(run *r);                              /* when the next turn is */
 void caller_wake(run *r);                                   /* bytes have come, or it called gw_wake */
-void caller_stop(run *r, uint32_t how);
 
 /* wire.c */
 extern const gw_transport wire_hooks;
