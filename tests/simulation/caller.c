@@ -137,6 +137,7 @@ static void caller_work(run *r, const gw_event *event)
     for (; steps; steps--) {
         r->now_us += pause_us;
         r->late_us += pause_us;
+        r->stop_us += pause_us;         /* no time of gw_stop()'s */
         if (r->worst_late_us < r->late_us) r->worst_late_us = r->late_us, r->worst_late_at_us = r->now_us;
         wire_step(r);
         if (!one_in(c, 4)) {
@@ -250,6 +251,7 @@ void caller_plan_poll(run *r)
     timeout_ms = gw_timeout_ms(r->gw);
     r->wanted_us = timeout_ms < 0 ? RUN_NEVER / 2 : (now_us / 1000u + (uint64_t)timeout_ms) * 1000u;
     if (timeout_ms == 0) r->wanted_us = now_us;
+    run_note(r, "caller: gw_timeout_ms() is %d", (int)timeout_ms);
     if (readable_us != RUN_NEVER && readable_us - r->slept_us < r->wanted_us) r->wanted_us = readable_us - r->slept_us;
     if (r->wanted_us < now_us) r->wanted_us = now_us;
     r->poll_at_us = r->wanted_us + r->slept_us + caller_delay(r);
