@@ -112,7 +112,7 @@ static void run_end(run *r)
 static int run_is_well(const run *r)
 {
     const stream *s;
-    if (!r->gw || r->stopping || r->suspend_until_us || !gw_shard_live(r->gw, GW_ALL)) return 0;
+    if (!r->gw || r->stopping || r->held || r->suspend_until_us || !gw_shard_live(r->gw, GW_ALL)) return 0;
     for (s = r->streams; s; s = s->next)
         if (!s->client_gone && (s->dead || s->ended || !s->conn || r->now_us < s->frozen_until_us ||
                                 r->now_us >= s->mute_up_from_us || s->down.left != RUN_NEVER || s->up.left != RUN_NEVER))
@@ -161,6 +161,7 @@ static void run_look_at_phase(run *r)
         r->calm_us = r->now_us;
         if (r->suspend_until_us) run_wake(r);
         faults_calm(r);
+        r->poll_at_us = r->now_us;      /* a turn, in which the caller lets go of what he holds */
         return;
     case PHASE_CALM: run_look_at_calm(r); return;
     case PHASE_LIVE: if (!r->gw) r->phase = PHASE_OVER; return;
