@@ -191,7 +191,8 @@ static uint64_t run_next_us(const run *r)
 static void run_step(run *r)
 {
     uint64_t next_us = run_next_us(r), before_us = r->now_us;
-    r->idle_steps = next_us > r->now_us ? 0 : r->idle_steps + 1;
+    r->idle_steps = next_us > r->now_us || r->stepped_us != r->now_us ? 0 : r->idle_steps + 1;
+    r->stepped_us = r->now_us;
     if (r->idle_steps > 100000) {
         fprintf(stderr, "simulation: seed %llu: the simulation itself stands still\n", (unsigned long long)r->seed);
         abort();

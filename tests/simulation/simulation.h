@@ -232,7 +232,7 @@ struct run {
     uint64_t storm_ends_us, calm_us, next_fault_us, live_us;
     uint64_t server_wait_until_us;
     uint64_t budget_out_us;
-    uint64_t poll_count, moved, spin_window_us, spin_polls, idle_steps, last_turn_us;
+    uint64_t poll_count, moved, spin_window_us, spin_polls, idle_steps, stepped_us, last_turn_us;
     uint64_t state_since_us[RUN_SHARDS_MAX];
     uint32_t state_was[RUN_SHARDS_MAX];
     int broken;                     /* enum law that was broken first; -1: none */
