@@ -4,6 +4,8 @@
 #   make test       prove it; STAGES="unit asan" runs some of its stages only
 #   make            the programs, into build/
 #   make examples   those of examples/ only
+#   make simulate   the deterministic simulation, SIMULATE_SECONDS (60) long
+#   make figures    what a hostile gateway costs, as a table
 #   make asan       the unit tests under AddressSanitizer and UBSan
 #   make bench      the library against a bare BearSSL loop: a table, build/bench.json, and what changed since
 #                   `make bench-record` wrote tests/bench/ratios.txt; RUNS=5
@@ -44,8 +46,7 @@ TESTS      = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 
 export MAKE CC CXX BUILD DEPENDENCY_CPPFLAGS DEPENDENCY_LDFLAGS    # for the scripts in tests/
 
-# The deterministic simulation (tests/simulation/README.md). SIMULATION_HEADER: a patched copy of the header, with a
-# deliberate defect, for tests/simulation_test.sh.
+# The deterministic simulation (tests/simulation/README.md).
 SIMULATION_SECONDS = $(or $(SIMULATE_SECONDS),60)
 SIMULATION_OBJECT  = $(patsubst tests/%.c,$(BUILD)/objects/%.o,$(wildcard tests/simulation/*.c))
 
@@ -64,6 +65,14 @@ test:
 	@sh tests/setup.sh test
 	@sh tests/run_all.sh $(STAGES)
 
+# Many seeds of the deterministic simulation, fresh ones: tests/simulation/README.md.
+simulate: $(BUILD)/simulation
+	$(BUILD)/simulation --for $(SIMULATION_SECONDS) $(SIMULATE_OPTIONS)
+
+figures:
+	@$(MAKE) -s --no-print-directory $(BUILD)/hostile_figures
+	@$(BUILD)/hostile_figures
+
 asan:
 	@sh tests/setup.sh test
 	@sh tests/run_all.sh asan
@@ -77,7 +86,7 @@ fuzz:
 # Before anything is compiled: nothing is done, and quickly, where BearSSL and jsmn are there.
 setup:
 	@sh tests/setup.sh build
-$(PROGRAMS) $(TESTS) $(SIM_OBJECT): | setup
+$(PROGRAMS) $(TESTS) $(SIM_OBJECT) $(SIMULATION_OBJECT): | setup
 
 # An old program must not be taken for the new one that did not compile: hence the rm.
 LINK = -MMD -MP -MT $@ -MF $@.d -o $@ $<
@@ -107,10 +116,10 @@ $(BUILD)/simulator/%.o: tests/simulator/%.c
 
 $(BUILD)/objects/simulation/%.o: tests/simulation/%.c
 	@mkdir -p $(@D)
-	$(CC) -std=c99 $(ALL_CPPFLAGS) $(CFLAGS) $(WARNINGS) $(VARIANT) \
-	    $(if $(SIMULATION_HEADER),-DSIMULATION_HEADER='"$(SIMULATION_HEADER)"') -MMD -MP -c -o $@ $<
+	$(CC) -std=c99 $(ALL_CPPFLAGS) $(CFLAGS) $(WARNINGS) $(VARIANT) -MMD -MP -c -o $@ $<
 
 $(BUILD)/simulation: $(SIMULATION_OBJECT) $(SIM_CORE)
+	@rm -f $@
 	$(CC) $(ALL_LDFLAGS) -o $@ $(SIMULATION_OBJECT) $(SIM_CORE) $(ALL_LDLIBS)
 
 $(SIM_CORE): $(SIM_OBJECT)
@@ -163,5 +172,5 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all examples tests list run test asan fuzz setup bench bench-record bench-uptime install uninstall clean
+.PHONY: all examples tests list run test simulate figures asan fuzz setup bench bench-record bench-uptime install uninstall clean
 .DELETE_ON_ERROR:

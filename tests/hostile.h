@@ -35,6 +35,7 @@ typedef struct foe_stream {                 /* one connection */
     struct foe_stream *next;
     struct foe *f;
     uint16_t port;
+    char host[64];
     lb_tls *tls;
     lb_bytes in;                            /* from the client, decrypted, not looked at yet */
     lb_bytes out;                           /* on the wire to the client */
@@ -374,7 +375,7 @@ static inline void *foe_on_dial(void *user, const char *host, uint16_t port)
 {
     foe *f = (foe *)user;
     foe_stream *stream = (foe_stream *)lb_new(sizeof *stream);
-    (void)host;
+    snprintf(stream->host, sizeof stream->host, "%s", host);
     stream->f = f;
     stream->port = port;
     stream->next = f->streams;

@@ -19,7 +19,7 @@ static const struct { uint32_t weight; const char *command; uint32_t next; } gat
     { 1, "long_ping", 0 }, { 1, "lone_continuation", 0 }, { 2, "garbage", 0 }, { 3, "one_byte", 0 },
     { 3, "fragments 3", 0 }, { 3, "key_order", 0 }, { 4, "no_ack", 0 }, { 3, "late_ack 2000", 0 },
     { 2, "late_ack 50000", 0 }, { 3, "calm", 0 }, { 3, "hello", 0 }, { 4, "big 9000", 0 }, { 4, "big 60000", 0 },
-    { 2, "big 300000", 0 }, { 1, "event RESUMED {}", 0 },
+    { 2, "big 300000", 0 }, { 1, "big 2000000", 0 }, { 1, "event RESUMED {}", 0 },
     { 4, "no_hello", 1 }, { 4, "no_ready", 1 }, { 4, "late_ready 5000", 1 }, { 2, "late_ready 90000", 1 },
     { 4, "key_order", 1 }, { 3, "fragments 2", 1 }, { 3, "one_byte", 1 }, { 4, "http 503", 1 }, { 3, "http 429 header 3", 1 },
     { 3, "http 429 body 2.5", 1 }, { 2, "http 500", 1 }, { 2, "http_endless", 1 }, { 3, "stall_http", 1 },

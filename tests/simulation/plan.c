@@ -110,7 +110,7 @@ void plan_draw(run *r, int tls)
 /* ---- configs ---- */
 static size_t plan_ceiling(const run *r)
 {
-    size_t shards = r->plan.shards, payload = r->plan.max_payload ? r->plan.max_payload : 2u << 20;
+    size_t shards = r->plan.shards, payload = r->plan.max_payload ? r->plan.max_payload : 4u << 20;
     /* a shard: read-ahead of 32 KiB, TLS, the queue; its payload while a buffer grows, and the one in hand; the tokens
      * of an event, 20 bytes for two of JSON at worst */
     size_t per_shard = 40000 + (r->plan.tls ? 60000u : 0u) +
