@@ -41,6 +41,7 @@ async def reach_ready(url):
 def a_foreign_client_reaches_ready_with_the_headers_it_has():
     with Gwsim() as sim:
         asyncio.run(asyncio.wait_for(reach_ready(sim.url), 20))
+        sim.wait_for(lambda line: line["ev"] == "violation")
         rules = [line["rule"] for line in sim.violations()]
         expect(rules == ["user_agent"], rules)
 
@@ -54,6 +55,7 @@ def the_http_api_refuses_a_foreign_user_agent():
             expect(False, "it was let in")
         except urllib.error.HTTPError as answer:
             expect(answer.code == 403, answer.code)
+        sim.wait_for(lambda line: line["ev"] == "violation")    # its log comes by a pipe of its own
         expect([line["rule"] for line in sim.violations()] == ["user_agent"])
 
 
