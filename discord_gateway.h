@@ -584,7 +584,7 @@ typedef struct gw_rate_limited {
     gw_json  nonce;
 } gw_rate_limited;
 
-/* d of READY, of RATE_LIMITED. 1; or 0 and all zero, if it is not what Discord documents. */
+/* d of READY, of RATE_LIMITED. 1; or 0 and all zero: it is no object, or has no opcode and retry_after. */
 GW_API int32_t gw_read_ready(const gw_json *d, gw_ready *out);
 GW_API int32_t gw_read_rate_limited(const gw_json *d, gw_rate_limited *out);
 
@@ -6465,8 +6465,6 @@ static gw__json_found gw__json_scan_step(gw__json_scan *scan, const char *bytes,
     return GW__JSON_NEED_MORE;
 }
 
-/* Strict at the envelope's own level; what is inside d, or under a key we do not know, is passed
- * over by its strings and brackets. Returns at each find with the bytes used, which may be none. */
 /* The beginning of a payload as Discord mostly writes it, in one go: {"t":"NAME","s":1,"op":0,"d":
  * and then an object. 1: the scan stands before d, as if it had gone there by itself, and `used`
  * bytes are done. 0: nothing has happened; whatever it is, gw__json_scan_next() reads it. */
@@ -6494,6 +6492,8 @@ static int gw__json_scan_usual(gw__json_scan *scan, const uint8_t *bytes, size_t
     return 1;
 }
 
+/* Strict at the envelope's own level; what is inside d, or under a key we do not know, is passed
+ * over by its strings and brackets. Returns at each find with the bytes used, which may be none. */
 static gw__json_found gw__json_scan_next(gw__json_scan *scan, const uint8_t *bytes, size_t len,
                                          size_t *used)
 {
@@ -8139,6 +8139,13 @@ static int gw__send_may_leave(gw__send *send, int by_caller, uint32_t interval_m
     return !by_caller || send->caller_count < gw__send_share(interval_ms);
 }
 
+/* A heartbeat that nobody waits for must not take the place of one that is due. */
+static int gw__send_may_probe(gw__send *send, uint64_t now_ms)
+{
+    gw__send_forget_old(send, now_ms);
+    return send->sent_count + 3 < GW__SEND_TOTAL;
+}
+
 /* The permit is taken before the payload is written. */
 static void gw__send_count(gw__send *send, int by_caller, uint64_t now_ms)
 {
@@ -8731,6 +8738,7 @@ typedef struct gw__shard {
     uint32_t server_wait_ms;            /* a refused upgrade asked for it */
     uint32_t wait_is_asked;             /* by the server, so gw_recheck() does not cut it short */
     uint32_t in_hand;                   /* the caller holds an event of this shard */
+    uint32_t skips_to_tell;             /* SKIPPED events that he has not let go of */
     uint32_t sleeps;                    /* of shared->sleeps, those that it has heard of */
     /* the window of sends was full: it leaves with the next place */
     uint32_t beat_is_owed;
@@ -9612,12 +9620,13 @@ static void gw__shard_deliver(gw__shard *shard, const gw__payload *payload, uint
     shard->events++;
 }
 
-/* What is not handed out counts as taken, unless an event before it still is in the caller's
- * hand. */
+/* What is not handed out counts as taken, unless something before it still is in the caller's hand,
+ * or on the way there. */
 static void gw__shard_take_seq(gw__shard *shard, const gw__payload *payload)
 {
     const gw__session *session = &shard->session;
     if (!payload->has_seq || shard->shared->ack_by_hand || shard->in_hand) return;
+    if (shard->skips_to_tell) return;
     if (session->has_taken && payload->seq <= session->taken_seq) return;
     shard->session.taken_seq = payload->seq;
     shard->session.has_taken = 1;
@@ -9642,6 +9651,7 @@ static void gw__shard_tell_skipped(gw__shard *shard, const gw__payload *payload)
     event->seq = payload->seq;
     event->session = shard->session.number;
     event->bytes = shard->message_bytes;
+    shard->skips_to_tell++;
 }
 
 /* ---- answers to requests for members ---- */
@@ -9698,7 +9708,6 @@ static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload,
         /* whose answer it was stands in what was passed over; SKIPPED tells of it */
         if (payload->type == GW_GUILD_MEMBERS_CHUNK) gw__send_forget_asked(&shard->send);
         gw__shard_tell_skipped(shard, payload);
-        gw__shard_take_seq(shard, payload);
         return GW__STEP_MORE;
     }
     if (gw__shard_needs(shard, payload->type) && payload->type == GW_GUILD_MEMBERS_CHUNK)
@@ -10075,7 +10084,7 @@ static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
 }
 
 /* A passed deadline counts once all was read: what we wait for may lie there. But a flood of
- * something else holds it up no longer than twice the time, and gw_stop() not at all. */
+ * something else holds it up no longer than that and 40 s, and gw_stop() not at all. */
 static int gw__shard_is_overdue(gw__shard *shard, uint64_t now_ms)
 {
     return shard->state == GW__CLOSING || gw__shard_is_drained(shard) ||
@@ -10930,6 +10939,7 @@ static void gw__client_let_go(gw_client *gw)
     if (gw->shared.mem.block) gw__json_index_free(&gw->index);
     if (!shard) return;
     shard->in_hand = 0;
+    if (gw->event.type == GW_SKIPPED) shard->skips_to_tell--;
     if (gw->shared.ack_by_hand || gw->event.session != shard->session.number) return;
     if (shard->session.has_taken && gw->event.seq <= shard->session.taken_seq) return;
     shard->session.taken_seq = gw->event.seq;
@@ -10949,6 +10959,8 @@ static const gw_event *gw__client_hand_out_notice(gw_client *gw)
     notices->count--;
     gw->event = gw->notice.event;
     if (gw->event.type == GW_CLOSED) gw->closed = 1;
+    /* it stands for an event, and is taken like one */
+    if (gw->event.type == GW_SKIPPED) gw->hand_shard = gw__client_shard(gw, gw->event.shard);
     return &gw->event;
 }
 
@@ -11744,12 +11756,12 @@ GW_API void gw_close(gw_client *gw)
     uint32_t i;
     if (!gw || gw__client_in_hook(gw)) return;
     gw__client_let_go(gw);
+    while (gw__client_hand_out_notice(gw)) gw__client_let_go(gw);
     for (i = 0; i < gw->shard_count; i++) {
         gw__shard_goodbye(gw->shards[i]);
         gw__shard_free(gw->shards[i]);
         gw__mem_free(&gw->shared.mem, gw->shards[i], sizeof *gw->shards[i]);
     }
-    while (gw__client_hand_out_notice(gw)) gw__client_let_go(gw);
     gw__discover_end(&gw->discover);
     gw__json_index_free(&gw->index);
     gw__buf_free(&gw->hand);
@@ -12313,7 +12325,7 @@ GW_API void gw_recheck(gw_client *gw)
         if (shard->state == GW__WAITING && !shard->wait_is_asked)
             gw__client_kick(gw, shard, now_us / 1000u);
         if (shard->session.interval_ms == 0 || !gw__shard_is_open(shard) ||
-            shard->probe_deadline_is_set)
+            shard->probe_deadline_is_set || !gw__send_may_probe(&shard->send, now_us / 1000u))
             continue;
         gw__shard_beat(shard, now_us);
         shard->probe_deadline_is_set = 1;

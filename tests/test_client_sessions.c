@@ -49,6 +49,54 @@ TEST(sessions_saved_one_is_resumed_by_the_next_client)
     world_end(&w);
 }
 
+/* What the saved text names: the seq of shard 0's line. */
+static uint64_t saved_seq(void)
+{
+    const char *line;
+    save();
+    line = strchr(text, '\n');
+    return line ? strtoull(line + strlen("\n0 0 1 "), NULL, 10) : 0;
+}
+
+static void bring(const char *command)
+{
+    world_stream *stream;
+    world_do(&w, command);
+    sim_tick(w.gateway, world_sim_ms(&w));
+    for (stream = w.streams; stream; stream = stream->next) world_carry(stream);
+}
+
+/* A crash between reading and telling must tell of it again. */
+TEST(sessions_text_names_a_skipped_payload_once_it_was_told_and_not_before)
+{
+    const gw_event *event = NULL;
+    uint64_t seq;
+    int i;
+    world_init(&w);
+    w.cfg.max_payload = 4000;
+    world_begin(&w, NULL);
+    WORLD_EXPECT(&w, GW_READY, 1000);
+    world_settle(&w);
+    seq = saved_seq();
+    CHECK_EQ(gw_want(w.gw, GW_TYPING_START, 0), GW_OK);
+    bring("event MESSAGE_CREATE {}");
+    for (i = 0; i < 100 && !(event && event->type == GW_MESSAGE_CREATE); i++) event = gw_poll(w.gw);
+    if (!CHECK(event != NULL)) return;
+    bring("big 9000");
+    bring("event TYPING_START {}");
+    for (i = 0; i < 100; i++) gw_tend(w.gw);        /* both are read while the message is in hand */
+    CHECK_U64(saved_seq(), seq);
+    event = gw_poll(w.gw);
+    if (CHECK(event != NULL)) CHECK_EQ(event->type, GW_SKIPPED);
+    CHECK_U64(saved_seq(), seq + 1);                /* the message was taken, SKIPPED is in hand */
+    CHECK(gw_poll(w.gw) == NULL);
+    CHECK_U64(saved_seq(), seq + 2);
+    bring("event TYPING_START {}");
+    for (i = 0; i < 100 && !gw_poll(w.gw); i++) { }
+    CHECK_U64(saved_seq(), seq + 4);                /* what was filtered counts from here on */
+    world_end(&w);
+}
+
 TEST(sessions_close_without_stop_keeps_the_session)
 {
     begin_live(NULL);
