@@ -7539,7 +7539,7 @@ static int gw__session_holds(const char *text, const char *token)
 static uint32_t gw__retry_after_ms(double seconds)
 {
     if (!(seconds > 0)) return 0;
-    if (seconds >= GW__RETRY_AFTER_MAX_MS / 1000u) return GW__RETRY_AFTER_MAX_MS;
+    if (seconds * 1000.0 >= GW__RETRY_AFTER_MAX_MS) return GW__RETRY_AFTER_MAX_MS;
     return (uint32_t)(seconds * 1000.0) + ((uint32_t)(seconds * 1000.0) < seconds * 1000.0);
 }
 

@@ -142,14 +142,18 @@ stage_install()   { echo "install_check 120 sh tests/install_check.sh" | run_job
 stage_scripts() (
     export CPPFLAGS="$DEPENDENCY_CPPFLAGS $CPPFLAGS" LDFLAGS="$DEPENDENCY_LDFLAGS $LDFLAGS"
     export LDLIBS="-lbearssl -lpthread $LDLIBS"
-    for script in tests/*_test.py tests/*.sh; do
-        name=$(basename "$script")
-        case $name in
-            run_all.sh | setup.sh | compile_matrix.sh | install_check.sh | bench_test.sh | \*_test.py) ;;
-            *.sh) echo "$name 240 sh $script" ;;
-            *.py) echo "$name 240 $PYTHON $script" ;;
-        esac
-    done | run_jobs scripts 2
+    {
+        echo "static_checks.sh 600 sh tests/static_checks.sh"       # the longest
+        for script in tests/*_test.py tests/*.sh; do
+            name=$(basename "$script")
+            case $name in
+                run_all.sh | setup.sh | static_checks.sh | compile_matrix.sh) ;;
+                install_check.sh | bench_test.sh | \*_test.py) ;;
+                *.sh) echo "$name 240 sh $script" ;;
+                *.py) echo "$name 240 $PYTHON $script" ;;
+            esac
+        done
+    } | run_jobs scripts 2
 )
 
 # ---- all of them, a line each, what failed, the sum ----

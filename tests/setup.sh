@@ -84,6 +84,8 @@ missing() {
         int main() { return 0; }' || echo g++
     has clang && has clang++ || echo clang
     has valgrind || echo valgrind
+    has clang-tidy || echo clang-tidy
+    has cppcheck || echo cppcheck
     has nm || echo binutils
     has openssl || echo openssl
     has pkg-config || echo pkg-config
