@@ -464,7 +464,9 @@ typedef struct gw_config {
     int32_t   (*resolve)(void *user, const char *host, char *ip_text, size_t cap);
                                                 /* 1 done: "192.0.2.1 2001:db8::1"; 0 ask again; < 0 failed */
     int32_t   (*identify_gate)(void *user, int32_t shard, uint32_t bucket);
-                                                /* 0 go; n > 0 ask again in n ms or after gw_wake(); < 0 never */
+                                                /* 0 go; n > 0 ask again in n ms or after gw_wake(); < 0 never. A go holds
+                                                   until that shard's IDENTIFYING (spent), DISCONNECTED or
+                                                   SHARD_STOPPED (given back) */
     const gw_transport *transport;              /* borrowed */
 } gw_config;
 
@@ -7416,7 +7418,29 @@ enum { GW__INVALID_FALSE, GW__INVALID_TRUE, GW__INVALID_AFTER_IDENTIFY };
       "is this machine online? https://discordstatus.com tells of outages") \
     X(PROTOCOL,   GW__ANY, RESUME, 0, 0, "what came in breaks the protocol") \
     X(BY_CALLER,  GW__ANY, STOP,   0, 0, "by the caller") \
+    X(LOST,       GW__ANY, RESUME, 0, 0, "the line broke; the server keeps the session for some minutes") \
+    X(RESOLVE,    GW__ANY, RESUME, 0, 0, "is this machine online, and its DNS right?") \
+    X(CONNECT,    GW__ANY, RESUME, 0, 0, "is this machine online? does a firewall let it out?") \
+    X(PROXY,      GW__ANY, RESUME, 0, 0, "is config.proxy right?") \
+    X(HTTP,       GW__ANY, RESUME, 0, 0, "https://discordstatus.com tells of outages") \
+    X(MEMORY,     GW__ANY, RESUME, 0, 0, "give it more memory, or lower config.max_payload") \
+    X(BUDGET,     GW__ANY, RESUME, 0, 0, "it waits until an Identify may be spent") \
+    X(TLS_EXPIRED,   GW__ANY, RESUME, 0, 0, "is the clock of this device right?") \
+    X(TLS_NOT_YET,   GW__ANY, RESUME, 0, 0, "set the clock, config.unix_time or unix_time_floor") \
+    X(TLS_NAME,      GW__ANY, RESUME, 0, 0, "is config.url right? does a portal or proxy answer for the host?") \
+    X(TLS_UNTRUSTED, GW__ANY, RESUME, 0, 0, "check the clock, and which authorities are trusted") \
+    X(TLS_INVALID,   GW__ANY, RESUME, 0, 0, "a proxy on the way may make its own certificates") \
+    X(TLS_VERSION,   GW__ANY, RESUME, 0, 0, "the server has to speak TLS 1.2") \
+    X(TLS_ALERT,     GW__ANY, RESUME, 0, 0, "the server refused the handshake, or ended the connection") \
+    X(TLS_MAC,       GW__ANY, RESUME, 0, 0, "something on the way changes what is sent") \
+    X(TLS_PROTOCOL,  GW__ANY, RESUME, 0, 0, "is it a TLS server? does a proxy answer in its place?") \
+    X(TLS_OTHER,     GW__ANY, RESUME, 0, 0, "look at the sentence before this one") \
     X(NONE,       GW__ANY, RESUME, 0, 0, "")
+
+/* Of TLS, DNS, TCP and HTTP the fault's own sentence knows host, time and number. */
+#define GW__IS_SAID(reason) \
+    (((reason) >= GW_REASON_MEMORY && (reason) <= GW_REASON_HTTP) || (reason) == GW_REASON_LOST || \
+     ((reason) >= GW_REASON_TLS_INVALID && (reason) <= GW_REASON_TLS_PROTOCOL))
 
 typedef enum gw__next {
     GW__NEXT_RESUME,
@@ -7431,13 +7455,15 @@ typedef struct gw__ending {
     gw__next next;
     uint32_t wait_from_ms, wait_to_ms;
     const char *advice;
+    uint32_t is_said;                   /* the fault's own sentence says it, and more exactly */
 } gw__ending;
 
 /* The first row that fits; the last one fits all. */
 static const gw__ending *gw__ending_of(uint32_t reason, int32_t detail)
 {
 #define GW__ENDING(name, detail_, next_, from_ms, to_ms, text) \
-    { GW_REASON_##name, detail_, GW__NEXT_##next_, from_ms, to_ms, text },
+    { GW_REASON_##name, detail_, GW__NEXT_##next_, from_ms, to_ms, text, \
+      GW__IS_SAID(GW_REASON_##name) },
     static const gw__ending rows[] = { GW__ENDINGS(GW__ENDING) };
 #undef GW__ENDING
     const gw__ending *row = rows;
@@ -8355,12 +8381,14 @@ static void gw__send_left(gw__send *send, gw__send_item *item, uint64_t now_ms)
     if (!item->is_asked) gw__send_pop(send, item);
 }
 
-/* Discord refused it for now: it waits for its time, or is over. */
-static void gw__send_refused(gw__send *send, gw__send_item *item, uint64_t until_ms)
+/* Discord refused it for now: it waits for its time, or is over; if the caller does not hear of it by
+ * the RATE_LIMITED itself, then by COMMAND_DROPPED. */
+static void gw__send_refused(gw__send *send, gw__send_item *item, int is_told, uint64_t until_ms)
 {
     if (item->is_whole_list) gw__send_hold_guild(send, item->guild_id, until_ms);
     if (!item->retry) {
-        gw__send_pop(send, item);
+        if (is_told) gw__send_pop(send, item);
+        else gw__send_drop_item(send, item, GW_REASON_BUDGET);
         return;
     }
     item->is_asked = item->chunks = 0;
@@ -8374,13 +8402,15 @@ static int gw__send_awaits_answer(const gw__send *send)
     return item != NULL;
 }
 
-static void gw__send_forget_asked(gw__send *send)
+/* An answer could not be read. Whose it was is known where only one is out; of several, the one that is
+ * never complete ends by its age. */
+static void gw__send_miss_answer(gw__send *send)
 {
-    gw__send_item *item = send->oldest, *next;
-    for (; item; item = next) {
-        next = item->next;
-        if (item->is_asked && !item->dropped) gw__send_pop(send, item);
-    }
+    gw__send_item *item, *asked = NULL;
+    uint32_t count = 0;
+    for (item = send->oldest; item; item = item->next)
+        if (item->is_asked && !item->dropped) asked = item, count++;
+    if (count == 1) gw__send_drop_item(send, asked, GW_REASON_MEMORY);
 }
 
 /* ---- presence: only the newest counts, and it has no age ---- */
@@ -8459,6 +8489,7 @@ static void gw__send_free(gw__send *send)
 #define GW__IDENTIFY_EVERY_MS 5500u         /* 5 s by the documents, and half a second to spare */
 #define GW__IDENTIFY_DAY_MS 86400000u
 #define GW__HOUR_MS 3600000u
+#define GW__TIME_UNKNOWN 1u                 /* of the last Identify: there was one, no clock said when */
 #define GW__GATE_HOURS 25u                  /* the last 24 hours touch so many */
 /* at the limit Discord ends all sessions and resets the token */
 #define GW__IDENTIFY_DAY_LIMIT 1000u
@@ -8484,7 +8515,7 @@ typedef struct gw__gate {
     uint64_t hour;
     /* from the monotonic clock to that time; 0: not known */
     uint64_t epoch_ms;
-    uint64_t last_unix;  /* of the last Identify, s: it travels in the session text */
+    uint64_t last_unix;  /* of the last Identify, s; 0: none; it travels in the session text */
 } gw__gate;
 
 static uint32_t gw__gate_buckets(uint32_t concurrency)
@@ -8509,11 +8540,12 @@ static void gw__gate_free(gw__gate *gate)
     gate->free_ms = NULL;
 }
 
-/* All buckets wait until then, whichever the last Identify was of. */
+/* All buckets wait until then, whichever the last Identify was of; a permit that is out stays out. */
 static void gw__gate_delay(gw__gate *gate, uint64_t until_ms)
 {
     uint32_t i;
-    for (i = 0; i < gate->concurrency; i++) gate->free_ms[i] = until_ms;
+    for (i = 0; i < gate->concurrency; i++)
+        gate->free_ms[i] = GW__MAX(gate->free_ms[i], until_ms);
 }
 
 /* As many buckets as /gateway/bot says. Shards change their buckets by it, so it waits until no
@@ -8537,6 +8569,7 @@ static void gw__gate_resize(gw__gate *gate, uint32_t concurrency)
         gate->bucket_cap = concurrency;
     }
     gate->concurrency = concurrency;
+    memset(gate->free_ms, 0, concurrency * sizeof *gate->free_ms);
     gw__gate_delay(gate, last_ms);
 }
 
@@ -8549,22 +8582,36 @@ static void gw__gate_limit(gw__gate *gate, uint32_t total, uint32_t remaining,
     gate->resets_ms = now_ms + reset_after_ms;
 }
 
-/* What the wall clock says; a day's Identifies are counted by it, so that they outlive the process. */
-static void gw__gate_tell_time(gw__gate *gate, uint64_t unix_time, uint64_t now_ms)
-{
-    gate->epoch_ms = unix_time ? unix_time * 1000u - now_ms : 0;
-}
-
 /* Time passes: what is more than a day old is forgotten, and the server's window ends. */
 static void gw__gate_age(gw__gate *gate, uint64_t now_ms)
 {
     uint64_t hour = (now_ms + gate->epoch_ms) / GW__HOUR_MS, passed;
     if (now_ms >= gate->resets_ms) gate->resets_ms = GW__NEVER;
-    if (hour <= gate->hour) return;             /* a clock that was set back forgets nothing */
+    if (hour <= gate->hour) return;
     passed = GW__MIN(hour - gate->hour, GW__GATE_HOURS);
     memmove(gate->spent + passed, gate->spent, (GW__GATE_HOURS - passed) * sizeof *gate->spent);
     memset(gate->spent, 0, passed * sizeof *gate->spent);
     gate->hour = hour;
+}
+
+/* The wall clock, so that a day's Identifies outlive the process; 0: not known. Believed once: time
+ * then passes by the monotonic clock, so that a clock that is set makes no Identify old. */
+static void gw__gate_tell_time(gw__gate *gate, uint64_t unix_time, uint64_t now_ms)
+{
+    gw__gate_age(gate, now_ms);
+    if (gate->epoch_ms || unix_time * 1000u <= now_ms) return;
+    gate->epoch_ms = unix_time * 1000u - now_ms;
+    gate->hour = (now_ms + gate->epoch_ms) / GW__HOUR_MS;
+}
+
+/* What another client of this bot had spent, in `hour` and the 24 before it. An hour in the future was
+ * that of another clock: it counts as this one. */
+static void gw__gate_add_spent(gw__gate *gate, uint64_t hour, const uint32_t spent[GW__GATE_HOURS])
+{
+    uint64_t age = gate->hour > hour ? gate->hour - hour : 0;
+    uint32_t i;
+    for (i = 0; i + age < GW__GATE_HOURS; i++)
+        gate->spent[i + age] = GW__MAX(gate->spent[i + age], spent[i]);
 }
 
 static uint32_t gw__gate_spent(const gw__gate *gate)
@@ -8634,7 +8681,7 @@ static void gw__gate_return(gw__gate *gate, int32_t shard, uint64_t now_ms)
 static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint64_t unix_time)
 {
     gw__gate_age(gate, now_ms);
-    gate->last_unix = unix_time;
+    gate->last_unix = unix_time ? unix_time : GW__TIME_UNKNOWN;
     gate->free_ms[(uint32_t)shard % gate->concurrency] = now_ms + GW__IDENTIFY_EVERY_MS;
     if (gate->remaining) gate->remaining--;
     gate->promised--;
@@ -8816,6 +8863,13 @@ static gw__trust_clock gw__shared_clock(gw__shared *shared)
     clock.is_floor = clock.unix_time < shared->unix_time_floor;
     if (clock.is_floor) clock.unix_time = shared->unix_time_floor;
     return clock;
+}
+
+/* 0: not known, or only that it is later than some time. */
+static uint64_t gw__shared_known_time(gw__shared *shared)
+{
+    gw__trust_clock clock = gw__shared_clock(shared);
+    return clock.is_floor ? 0 : clock.unix_time;
 }
 
 /* Without random bytes the whole wait: a hot loop would be worse than no jitter. */
@@ -9009,14 +9063,17 @@ static int gw__shard_beat(gw__shard *shard, uint64_t now_us)
 /* ---- commands ---- */
 
 /* Why a command was dropped; of a shard that ended, whatever ended it. */
-static const char *gw__drop_text(uint32_t reason)
+static const char *gw__drop_text(const gw__send_item *item)
 {
-    switch (reason) {
+    if (item->is_asked && item->dropped == GW_REASON_MEMORY)
+        return "its answer was larger than config.max_payload, or than the memory left";
+    switch (item->dropped) {
     case GW_REASON_NEWER:        return "a newer presence took its place";
     case GW_REASON_TOO_OLD:      return "it waited longer than config.max_queued_ms";
     case GW_REASON_SESSION_GONE: return "the session ended before its answer was complete: ask again";
     case GW_REASON_TIMEOUT:      return "no complete answer came within config.max_queued_ms";
     case GW_REASON_MEMORY:       return "no memory to send it";
+    case GW_REASON_BUDGET:       return "Discord refused it for now (RATE_LIMITED)";
     default:                     return "its shard ended before it could be sent";
     }
 }
@@ -9030,7 +9087,7 @@ static void gw__shard_tell_dropped(gw__shard *shard, uint64_t now_ms)
     while (gw__notices_have_room(&shard->shared->notices) &&
            (item = gw__send_ended(&shard->send, now_ms)) != NULL) {
         gw__text_format(text, sizeof text, "command %d: %s", (int)item->ticket,
-                        gw__drop_text(item->dropped));
+                        gw__drop_text(item));
         event = gw__notice_push(shard->shared, GW_COMMAND_DROPPED, shard->id, text, NULL);
         if (event) {
             event->ticket = item->ticket;
@@ -9134,8 +9191,9 @@ static gw_event *gw__shard_tell_end(gw__shard *shard, uint32_t type, const gw__e
     gw__json_writer writer;
     char text[GW__FAULT_TEXT_MAX + 200];
     gw_event *event;
-    gw__text_format(text, sizeof text, "%s%s%s", shard->fault.text, ending->advice[0] ? ": " : "",
-                    ending->advice);
+    gw__text_format(text, sizeof text, "%s%s%s", shard->fault.text,
+                    ending->is_said || !ending->advice[0] ? "" : ": ",
+                    ending->is_said ? "" : ending->advice);
     gw__json_write_begin(&writer, scratch);
     gw__json_write_open(&writer, '{');
     gw__json_write_property(&writer, "session", type == GW_SHARD_STOPPED ? shard->stop_session
@@ -9215,12 +9273,13 @@ static void gw__shard_end_for_good(gw__shard *shard, const gw__ending *ending, g
 }
 
 /* gw_hold() keeps an event from the caller that has come already. A new connection needs its place,
- * so the Resume asks for it again; a READY, which is in no replay, or one whose session is lost, is
- * handed out all the same. */
+ * so the Resume asks for it again; a READY, which is in no replay, one that has answered a command, or
+ * one whose session is lost, is handed out all the same. */
 static void gw__shard_give_back(gw__shard *shard, gw__next next)
 {
     if (!shard->held || !shard->has_event) return;
-    if (next != GW__NEXT_RESUME || shard->event.type == GW_READY || shard->event.seq < 2) {
+    if (next != GW__NEXT_RESUME || shard->event.seq < 2 || shard->event.type == GW_READY ||
+        shard->event.type == GW_RATE_LIMITED || shard->event.type == GW_GUILD_MEMBERS_CHUNK) {
         shard->held_passes = 1;
         return;
     }
@@ -9414,14 +9473,19 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
     gw__gate *gate = &shard->shared->gate;
     int by_budget = 0;
     uint64_t wait_ms;
+    char text[128];
     int32_t answer;
-    gw__gate_tell_time(gate, gw__shared_clock(shard->shared).unix_time, now_ms);
+    gw__gate_tell_time(gate, gw__shared_known_time(shard->shared), now_ms);
     wait_ms = gw__gate_take(gate, shard->id, now_ms, &by_budget);
     if (wait_ms) {
         shard->wait_ms = (uint32_t)GW__MIN(wait_ms, UINT32_MAX);
-        if (by_budget)
-            gw__shard_tell_held(shard, "no Identify is left for today; at the limit Discord would "
-                                       "reset the token");
+        if (by_budget) {
+            gw__text_format(text, sizeof text,
+                            "no Identify is left; at the limit Discord would reset the token; the next "
+                            "in %u h %u min", (unsigned)(wait_ms / 3600000u),
+                            (unsigned)(wait_ms / 60000u % 60u));
+            gw__shard_tell_held(shard, text);
+        }
         return 0;
     }
     answer = gw__shard_ask_caller(shard);
@@ -9694,7 +9758,8 @@ static gw_ticket gw__shard_on_rate_limited(gw__shard *shard, const gw_json *d, u
     if (!item) item = gw__shard_asked(shard, limited.guild_id, &limited.nonce, 0);
     if (!item) return 0;
     ticket = item->ticket;
-    gw__send_refused(&shard->send, item, now_ms + limited.retry_after_ms);
+    gw__send_refused(&shard->send, item, gw__shard_wants(shard, GW_RATE_LIMITED),
+                     now_ms + limited.retry_after_ms);
     return ticket;
 }
 
@@ -9705,8 +9770,7 @@ static gw__step gw__shard_dispatch(gw__shard *shard, const gw__payload *payload,
     if (shard->state == GW__RESUMING)
         shard->deadline_ms = gw__shard_deadline_ms(shard, GW__RESUMING, now_ms);
     if (shard->oversize) {
-        /* whose answer it was stands in what was passed over; SKIPPED tells of it */
-        if (payload->type == GW_GUILD_MEMBERS_CHUNK) gw__send_forget_asked(&shard->send);
+        if (payload->type == GW_GUILD_MEMBERS_CHUNK) gw__send_miss_answer(&shard->send);
         gw__shard_tell_skipped(shard, payload);
         return GW__STEP_MORE;
     }
@@ -9762,7 +9826,7 @@ static gw__step gw__shard_identify(gw__shard *shard, uint64_t now_ms)
     if (!gw__shard_write_scratch(shard, gw__shard_write_identify(shard), now_ms))
         return gw__shard_fail_to_write(shard, now_ms);
     shard->has_permit = 0;
-    gw__gate_spend(&shared->gate, shard->id, now_ms, gw__shared_clock(shared).unix_time);
+    gw__gate_spend(&shared->gate, shard->id, now_ms, gw__shared_known_time(shared));
     shard->identifies++;
     shard->session.has_shaken = shard->session.identified = 1;
     gw__notice_push(shared, GW_IDENTIFYING, shard->id,
@@ -11313,23 +11377,20 @@ static int gw__words_end_line(gw__words *words)
     return words->at < words->end && *words->at++ == '\n';
 }
 
-/* What was spent of the day's Identifies goes on counting. An hour in the future was that of
- * another clock: it counts as the one before. */
+/* What was spent of the day's Identifies goes on counting, and the last one may be a moment ago. */
 static void gw__client_load_budget(gw_client *gw, uint64_t last, uint64_t hour,
                                    const uint32_t spent[GW__GATE_HOURS], uint64_t now_ms)
 {
     gw__gate *gate = &gw->shared.gate;
-    uint64_t unix_time = gw__shared_clock(&gw->shared).unix_time;
+    uint64_t unix_time = gw__shared_known_time(&gw->shared);
     gw__gate_tell_time(gate, unix_time, now_ms);
-    memcpy(gate->spent, spent, sizeof gate->spent);
-    gate->hour = GW__MIN(hour, (now_ms + gate->epoch_ms) / GW__HOUR_MS);
-    gate->last_unix = last;
-    if (unix_time && last <= unix_time && unix_time - last < 6)
+    gw__gate_add_spent(gate, hour, spent);
+    gate->last_unix = GW__MAX(gate->last_unix, last);
+    if (last == GW__TIME_UNKNOWN || (last && !unix_time) || (last <= unix_time && unix_time - last < 6))
         gw__gate_delay(gate, now_ms + GW__IDENTIFY_EVERY_MS);
 }
 
-/* What concerns the bot as a whole is taken only where the client begins with it. */
-static int gw__client_load_head(gw_client *gw, gw__words *words, int begins, uint64_t now_ms)
+static int gw__client_load_head(gw_client *gw, gw__words *words, uint64_t now_ms)
 {
     char word[GW__WORD_MAX];
     uint64_t user, application, last, hour;
@@ -11348,7 +11409,7 @@ static int gw__client_load_head(gw_client *gw, gw__words *words, int begins, uin
         gw->shared.has_gateway_url = 1;
         gw->discover_at_ms = GW__NEVER;         /* asked when it stops working */
     }
-    if (begins) gw__client_load_budget(gw, last, hour, spent, now_ms);
+    gw__client_load_budget(gw, last, hour, spent, now_ms);
     return 1;
 }
 
@@ -11415,7 +11476,7 @@ static int gw__client_load(gw_client *gw, const char *text, size_t len, int32_t 
     br_hmac_update(&seal, text, len - GW__END_LEN);
     gw__seal_end(&seal, end);
     if (memcmp(words.end, end, GW__END_LEN) != 0) return 0;
-    good = gw__client_load_head(gw, &words, only == GW_ALL, now_ms);
+    good = gw__client_load_head(gw, &words, now_ms);
     while (good && words.at < words.end) good = gw__client_load_shard(gw, &words, only);
     for (i = 0; i < gw->shard_count && !good; i++)
         if (only == GW_ALL || gw->shards[i]->id == only)
@@ -11701,6 +11762,14 @@ static void gw__client_configure(gw_client *gw, const gw_config *cfg, gw__fault 
     gw__client_take_shards(gw, cfg, fault);
 }
 
+/* A session that the text revives has the presence of the old process: ours follows its RESUMED. */
+static void gw__client_want_presence(gw_client *gw, uint64_t now_ms)
+{
+    uint32_t i;
+    for (i = 0; i < gw->shard_count; i++)
+        if (gw->shards[i]->session.begun) gw__send_want_presence(&gw->shards[i]->send, 0, now_ms);
+}
+
 /* The shards begin at the first poll: with their old sessions, where the text has them. */
 static void gw__client_begin(gw_client *gw, const gw_config *cfg)
 {
@@ -11709,6 +11778,7 @@ static void gw__client_begin(gw_client *gw, const gw_config *cfg)
         !gw__client_load(gw, cfg->session, cfg->session_len, GW_ALL, now_ms))
         gw__notice_push(&gw->shared, GW_SESSION_LOST, GW_ALL,
                         gw__result_text(GW_ERROR_SESSION_TEXT), NULL);
+    if (cfg->presence) gw__client_want_presence(gw, now_ms);
     gw->shared.info_wanted = gw->shards_as_advised && gw->shard_count == 0;
     gw__client_start_all(gw, now_ms);
 }

@@ -661,7 +661,25 @@ static void check_any_day(void)
 
 /* It dies somewhere within a second after its Identifies were sent, each time before READY; what
  * it saved last is what it starts with. Until none are left, and then some 200 times more. */
-static void crash_loop(int32_t shards, int asks, uint32_t lives)
+/* How the next life begins: with the text as config.session, or given to gw_shard_start(), or on a board
+ * that knows the time only after a second. */
+enum { BY_CONFIG, BY_HAND, BY_CONFIG_LATE };
+static uint64_t late_until_us;
+static uint64_t late_unix(void *user)
+{
+    return ((world *)user)->now_us < late_until_us ? 0 : world_on_unix(user);
+}
+
+static int begin_life(int how)
+{
+    late_until_us = how == BY_CONFIG_LATE ? w.now_us + 1000000 : 0;
+    if (how == BY_HAND) w.cfg.session = NULL;
+    if (!world_open_client(&w)) return 0;
+    if (how == BY_HAND) CHECK_EQ(gw_shard_start(w.gw, 0, text, w.cfg.session_len), GW_OK);
+    return 1;
+}
+
+static void crash_loop_of(int how, int32_t shards, int asks, uint32_t lives)
 {
     uint64_t first_ms, resets_ms, held_at_ms = 0;
     uint32_t life, refused = 0;
@@ -672,13 +690,18 @@ static void crash_loop(int32_t shards, int asks, uint32_t lives)
         w.cfg.max_concurrency = 0;
     }
     w.cfg.session = text;
+    w.cfg.unix_time = late_unix;
+    if (how == BY_HAND) {
+        w.cfg.shard_count = 0;
+        w.cfg.shard_total = 1;
+    }
     w.gateway = sim_new(&w.sim, world_sim_ms(&w));
     world_script(&w, "on accept no_ready");
     for (life = 0; life < lives; life++) {
         const world_event *held;
         uint64_t most_us;
         world_free_events(&w);
-        if (!world_open_client(&w)) break;
+        if (!begin_life(how)) break;
         most_us = w.now_us + 7000000;
         do {
             w.now_us = world_next_us(&w, most_us);
@@ -704,7 +727,7 @@ static void crash_loop(int32_t shards, int asks, uint32_t lives)
     CHECK(world_ms(&w) < resets_ms);
     world_do(&w, "calm");                           /* and when the day is over ... */
     world_free_events(&w);
-    world_open_client(&w);
+    begin_life(how);
     world_script(&w, "on accept calm");
     world_advance(&w, held_at_ms - world_ms(&w) + 20000);
     CHECK_U64(world_count(&w, WORLD_EV("token_reset"), NULL), 0);
@@ -714,10 +737,20 @@ static void crash_loop(int32_t shards, int asks, uint32_t lives)
     world_end(&w);
 }
 
+static void crash_loop(int32_t shards, int asks, uint32_t lives)
+{
+    crash_loop_of(BY_CONFIG, shards, asks, lives);
+}
+
 TEST(crash_loop_of_1200_lives_never_passes_1000_identifies_a_day)   { crash_loop(1, 0, 1200); }
 TEST(crash_loop_that_asks_discord_never_passes_1000_a_day)          { crash_loop(1, 1, 1200); }
 TEST(crash_loop_of_ten_shards_never_passes_1000_a_day)              { crash_loop(10, 0, 300); }
 TEST(crash_loop_of_ten_shards_that_asks_never_passes_1000_a_day)    { crash_loop(10, 1, 300); }
+TEST(crash_loop_by_hand_never_passes_1000_identifies_a_day) { crash_loop_of(BY_HAND, 1, 0, 1200); }
+TEST(crash_loop_of_a_board_that_learns_the_time_late_never_passes_1000_a_day)
+{
+    crash_loop_of(BY_CONFIG_LATE, 1, 0, 1200);
+}
 
 /* A little too often, for days: what is spent comes back as it grows old, and not all at once. */
 TEST(crash_loop_of_two_days_never_passes_1000_in_any_24_hours)

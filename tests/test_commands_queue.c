@@ -612,22 +612,113 @@ TEST(chunks_that_nobody_wants_are_counted_all_the_same)
     world_end(&w);
 }
 
-/* Whose answer was too large is not known: the requests that wait end, and SKIPPED says it. */
-TEST(chunks_that_are_skipped_leave_no_request_behind)
+/* Whose answer was too large is known where only one is out. */
+TEST(chunks_that_are_skipped_end_the_one_request_that_waits)
 {
+    gw_ticket ticket;
     world_init(&w);
     w.cfg.max_queued = 1;
     w.cfg.max_payload = 20000;
     w.sim.members = 1500;
     w.sim.guilds = 1;
     begin(NULL);
-    CHECK(ask(guild(0), "") > 0);
+    ticket = ask(guild(0), "");
+    CHECK(ticket > 0);
     CHECK_TEXT(WORLD_EXPECT(&w, GW_SKIPPED, 1000)->name, "GUILD_MEMBERS_CHUNK");
     world_settle(&w);
     CHECK(leave_voice(guild(0)) > 0);
     world_advance(&w, 400000);
-    CHECK_U64(dropped(), 0);
+    CHECK_U64(dropped(), 1);
+    CHECK_EQ(world_last(&w, GW_COMMAND_DROPPED)->ticket, ticket);
+    CHECK_EQ(world_last(&w, GW_COMMAND_DROPPED)->reason, GW_REASON_MEMORY);
     CHECK_EQ(gw_shard_live(w.gw, 0), 1);
+    world_end(&w);
+}
+
+/* Of several only time tells; none is forgotten, and none is ended for another. */
+TEST(chunks_that_are_skipped_leave_the_others_their_answer)
+{
+    gw_ticket large, small;
+    world_init(&w);
+    w.cfg.max_payload = 20000;
+    w.sim.members = 1500;
+    w.sim.guilds = 2;
+    begin(NULL);
+    large = ask(guild(0), "");
+    small = ask(guild(1), "user149");
+    CHECK(large > 0 && small > 0);
+    WORLD_EXPECT(&w, GW_SKIPPED, 1000);
+    WORLD_EXPECT(&w, GW_COMMAND_DROPPED, 400000);
+    world_settle(&w);
+    CHECK_U64(dropped(), 1);
+    CHECK_EQ(world_last(&w, GW_COMMAND_DROPPED)->ticket, large);
+    world_end(&w);
+}
+
+/* Refused, and the caller has switched the event off that would say so. */
+TEST(rate_limited_that_nobody_wants_and_nobody_repeats_is_told_as_dropped)
+{
+    gw_ticket second;
+    world_init(&w);
+    w.sim.guilds = 1;
+    begin(NULL);
+    CHECK_EQ(gw_want(w.gw, GW_RATE_LIMITED, 0), GW_OK);
+    world_do(&w, "event RATE_LIMITED {\"opcode\":8,\"retry_after\":1,\"meta\":{\"guild_id\":\"1\"}}");
+    world_settle(&w);
+    CHECK_U64(dropped(), 0);                        /* of none of ours */
+    world_do(&w, "freeze");
+    second = ask(guild(0), "");
+    CHECK(second > 0);
+    world_settle(&w);
+    {
+        char command[200];
+        snprintf(command, sizeof command, "event RATE_LIMITED {\"opcode\":8,\"retry_after\":12.5,\"meta\":"
+                 "{\"guild_id\":\"%llu\"}}", (unsigned long long)guild(0));
+        world_do(&w, command);
+    }
+    world_do(&w, "thaw");
+    world_advance(&w, 1000);
+    CHECK_U64(world_count_events(&w, GW_RATE_LIMITED), 0);
+    CHECK_U64(dropped(), 1);
+    CHECK_EQ(world_last(&w, GW_COMMAND_DROPPED)->ticket, second);
+    CHECK_EQ(world_last(&w, GW_COMMAND_DROPPED)->reason, GW_REASON_BUDGET);
+    world_end(&w);
+}
+
+/* Read, held back by gw_hold(), and then the connection ends: a Resume would bring it once more, but its
+ * request is answered. */
+TEST(rate_limited_that_is_held_over_a_disconnect_keeps_its_ticket)
+{
+    char command[200];
+    const world_event *limited;
+    world_stream *stream;
+    gw_ticket ticket;
+    int i;
+    world_init(&w);
+    w.sim.guilds = 1;
+    begin(NULL);
+    world_do(&w, "freeze");
+    ticket = ask(guild(0), "");
+    CHECK(ticket > 0);
+    world_settle(&w);
+    snprintf(command, sizeof command, "event RATE_LIMITED {\"opcode\":8,\"retry_after\":12.5,\"meta\":"
+             "{\"guild_id\":\"%llu\"}}", (unsigned long long)guild(0));
+    world_do(&w, command);
+    world_do(&w, "thaw");
+    sim_tick(w.gateway, world_sim_ms(&w));
+    for (stream = w.streams; stream; stream = stream->next) world_carry(stream);
+    for (i = 0; i < 20; i++) gw_tend(w.gw);
+    CHECK_EQ(gw_hold(w.gw, GW_ALL, 1), GW_OK);
+    world_do(&w, "cut");
+    world_advance(&w, 60000);
+    limited = world_last(&w, GW_RATE_LIMITED);
+    CHECK_EQ(limited->ticket, ticket);
+    CHECK_U64(limited->in_ms, 12500);
+    CHECK_EQ(gw_hold(w.gw, GW_ALL, 0), GW_OK);
+    world_advance(&w, 400000);
+    CHECK_U64(world_count_events(&w, GW_RATE_LIMITED), 1);
+    CHECK_U64(dropped(), 0);
+    w.any_violations = 1;                           /* held, it left a frozen gateway waiting */
     world_end(&w);
 }
 

@@ -178,20 +178,56 @@ TEST(gate_identify_counts_for_a_day_and_not_longer)
     end();
 }
 
-TEST(gate_clock_that_is_set_forgets_only_what_is_old)
+/* A board learns the time late, or sets its clock: that makes no Identify a day old. */
+TEST(gate_clock_that_is_set_forgets_nothing)
 {
+    uint64_t hour;
     begin(1);
+    CHECK_U64(take(0, 0), 0);
+    spend(0, 0);
+    gw__gate_tell_time(&gate, 0, 1000);             /* not known yet */
+    CHECK_EQ(gw__gate_left(&gate, 1000), 999);
+    gw__gate_tell_time(&gate, 1767323045, 2000);    /* now it is */
+    CHECK_EQ(gw__gate_left(&gate, 2000), 999);
+    hour = gate.hour;
+    CHECK_U64(hour, 1767323045 / 3600);
+    gw__gate_tell_time(&gate, 1767323045 + 3600 * 48, 3000);
+    CHECK_EQ(gw__gate_left(&gate, 3000), 999);
+    CHECK_U64(gate.hour, hour);
+    CHECK_EQ(gw__gate_left(&gate, 26 * HOUR), 1000);
+    end();
+}
+
+TEST(gate_what_others_spent_is_added_hour_by_hour)
+{
+    uint32_t spent[GW__GATE_HOURS];
+    begin(1);
+    memset(spent, 0, sizeof spent);
+    spent[0] = 7;
+    spent[3] = 5;
     gw__gate_tell_time(&gate, 1767323045, 0);
     CHECK_U64(take(0, 0), 0);
     spend(0, 0);
-    gw__gate_tell_time(&gate, 0, 1000);             /* the time is not known any more */
-    CHECK_EQ(gw__gate_left(&gate, 1000), 999);
-    gw__gate_tell_time(&gate, 1767323045 - 86400, 2000);
-    CHECK_EQ(gw__gate_left(&gate, 2000), 999);
-    gw__gate_tell_time(&gate, 1767323045 + 3600 * 23, 3000);
-    CHECK_EQ(gw__gate_left(&gate, 3000), 999);
-    gw__gate_tell_time(&gate, 1767323045 + 3600 * 25, 4000);
-    CHECK_EQ(gw__gate_left(&gate, 4000), 1000);
+    gw__gate_add_spent(&gate, gate.hour - 2, spent);
+    CHECK_EQ(gate.spent[0], 1);
+    CHECK_EQ(gate.spent[2], 7);
+    CHECK_EQ(gate.spent[5], 5);
+    gw__gate_add_spent(&gate, gate.hour - 2, spent);        /* the same text twice counts once */
+    CHECK_EQ(gw__gate_spent(&gate), 13);
+    gw__gate_add_spent(&gate, gate.hour + 90, spent);       /* of a clock that was ahead */
+    CHECK_EQ(gate.spent[0], 7);
+    gw__gate_add_spent(&gate, gate.hour - 25, spent);       /* a day old */
+    CHECK_EQ(gw__gate_spent(&gate), 7 + 7 + 5 + 5);
+    end();
+}
+
+TEST(gate_delay_leaves_a_permit_that_is_out)
+{
+    begin(2);
+    CHECK_U64(take(0, 0), 0);
+    gw__gate_delay(&gate, 5500);
+    CHECK_U64(gate.free_ms[0], GW__NEVER);
+    CHECK_U64(take(1, 1000), 4500);
     end();
 }
 

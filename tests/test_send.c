@@ -339,14 +339,19 @@ TEST(send_refused_request_waits_for_its_time_only_if_asked_to)
     item = push_whole_list(1, 70, 0);
     item->retry = 1;
     gw__send_left(&queue, item, 0);
-    gw__send_refused(&queue, item, 45000);
+    gw__send_refused(&queue, item, 1, 45000);
     CHECK(!gw__send_awaits_answer(&queue));
     CHECK(next(44999) == NULL);
     CHECK_EQ(next(45000)->ticket, 1);
     gw__send_left(&queue, item, 45000);
     item->retry = 0;
-    gw__send_refused(&queue, item, 90000);
+    gw__send_refused(&queue, item, 1, 90000);
     CHECK_EQ(queue.count, 0);
+    item = push_whole_list(2, 71, 90000);
+    gw__send_left(&queue, item, 90000);
+    gw__send_refused(&queue, item, 0, 95000);       /* nobody hears of it otherwise */
+    item = gw__send_ended(&queue, 90000);
+    if (CHECK(item != NULL)) CHECK_EQ(item->dropped, GW_REASON_BUDGET);
     end();
 }
 

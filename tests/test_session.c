@@ -103,6 +103,17 @@ TEST(session_every_end_of_a_connection_has_its_row)
     }
 }
 
+/* Of commands, not of connections: BY_CALLER says all there is, the rest never ends a connection. */
+TEST(session_every_end_of_a_connection_has_a_sentence_of_advice)
+{
+    uint32_t reason;
+    for (reason = 1; reason < GW_REASON_END_; reason++) {
+        if (reason == GW_REASON_BY_CALLER || reason == GW_REASON_NEWER || reason == GW_REASON_TOO_OLD ||
+            reason == GW_REASON_SESSION_GONE) continue;
+        if (!CHECK(strlen(gw__ending_of(reason, 0)->advice) > 10)) fprintf(stderr, "    reason %u\n", (unsigned)reason);
+    }
+}
+
 TEST(session_waits_at_least_a_minute_after_4008)
 {
     uint32_t wait_ms;
