@@ -705,12 +705,14 @@ TEST(rate_limited_that_is_held_over_a_disconnect_keeps_its_ticket)
              "{\"guild_id\":\"%llu\"}}", (unsigned long long)guild(0));
     world_do(&w, command);
     world_do(&w, "thaw");
-    sim_tick(w.gateway, world_sim_ms(&w));
-    for (stream = w.streams; stream; stream = stream->next) world_carry(stream);
-    for (i = 0; i < 20; i++) gw_tend(w.gw);
+    for (i = 0; i < 20; i++) {
+        sim_tick(w.gateway, world_sim_ms(&w));
+        for (stream = w.streams; stream; stream = stream->next) world_carry(stream);
+        gw_tend(w.gw);
+    }
     CHECK_EQ(gw_hold(w.gw, GW_ALL, 1), GW_OK);
-    world_do(&w, "cut");
-    world_advance(&w, 60000);
+    w.slept_us += 60000000;                         /* the end that is noticed without reading */
+    world_advance(&w, 20000);
     limited = world_last(&w, GW_RATE_LIMITED);
     CHECK_EQ(limited->ticket, ticket);
     CHECK_U64(limited->in_ms, 12500);
