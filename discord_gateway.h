@@ -7454,16 +7454,16 @@ typedef struct gw__ending {
     int32_t detail;
     gw__next next;
     uint32_t wait_from_ms, wait_to_ms;
-    const char *advice;
     uint32_t is_said;                   /* the fault's own sentence says it, and more exactly */
+    const char *advice;
 } gw__ending;
 
 /* The first row that fits; the last one fits all. */
 static const gw__ending *gw__ending_of(uint32_t reason, int32_t detail)
 {
 #define GW__ENDING(name, detail_, next_, from_ms, to_ms, text) \
-    { GW_REASON_##name, detail_, GW__NEXT_##next_, from_ms, to_ms, text, \
-      GW__IS_SAID(GW_REASON_##name) },
+    { GW_REASON_##name, detail_, GW__NEXT_##next_, from_ms, to_ms, \
+      GW__IS_SAID(GW_REASON_##name), text },
     static const gw__ending rows[] = { GW__ENDINGS(GW__ENDING) };
 #undef GW__ENDING
     const gw__ending *row = rows;
@@ -11295,6 +11295,8 @@ static void gw__client_save_head(gw_client *gw, gw__lines *lines)
     gw__hours hours;
     char line[160];
     size_t len;
+    gw__gate_tell_time(&shared->gate, gw__shared_known_time(shared),
+                       gw__client_now_us(gw) / 1000u);
     gw__hours_write(&hours, &shared->gate);
     len = gw__text_format(line, sizeof line, "gw1 %llu %llu %llu %llu %s ",
                           (unsigned long long)shared->user_id,

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define SLACK_US 6000u              /* whole milliseconds, and looks at the clock */
+#define BEAT_SLACK_US 16000u        /* ... and a turn of eight shards on a slow machine: beats leave between turns */
 
 const char *law_name(law which)
 {
@@ -78,7 +79,7 @@ static void law_beat(stream *s)
     run *r = s->run;
     uint64_t now_us = run_mono_us(r), gap_us = now_us - s->beat_us;
     s->beats++;
-    if (law_sees_beats(s) && gap_us > s->interval_us + r->late_us + SLACK_US)
+    if (law_sees_beats(s) && gap_us > s->interval_us + r->late_us + BEAT_SLACK_US)
         law_broken(r, LAW_heartbeat_late, "connection %llu: %llu ms after the last one; the interval is %llu ms, the "
                    "caller was %llu ms late", (unsigned long long)s->id, (unsigned long long)(gap_us / 1000u),
                    (unsigned long long)(s->interval_us / 1000u), (unsigned long long)(r->late_us / 1000u));
@@ -251,7 +252,7 @@ static void law_stream(stream *s, int has_work)
                        (unsigned long long)((now_us - s->opened_us) / RUN_SECOND));
         return;
     }
-    if (law_sees_beats(s) && now_us - s->beat_us > s->interval_us + SLACK_US)
+    if (law_sees_beats(s) && now_us - s->beat_us > s->interval_us + BEAT_SLACK_US)
         law_broken(r, LAW_heartbeat_late, "connection %llu: a turn ended, and the beat of %llu ms ago has no successor",
                    (unsigned long long)s->id, (unsigned long long)((now_us - s->beat_us) / 1000u));
     /* What has come and is not read yet may be the ACK: a caller who is slower than the bytes is to blame himself. */
