@@ -6,6 +6,7 @@
 #   make examples   those of examples/ only
 #   make simulate   the deterministic simulation, SIMULATE_SECONDS (60) long
 #   make figures    what a hostile gateway costs, as a table
+#   make soak       the real client over a bad line between two network namespaces, SOAK_SECONDS (1800); as root
 #   make asan       the unit tests under AddressSanitizer and UBSan
 #   make bench      the library against a bare BearSSL loop: a table, build/bench.json, and what changed since
 #                   `make bench-record` wrote tests/bench/ratios.txt; RUNS=5
@@ -72,6 +73,11 @@ simulate: $(BUILD)/simulation
 figures:
 	@$(MAKE) -s --no-print-directory $(BUILD)/hostile_figures
 	@$(BUILD)/hostile_figures
+
+soak:
+	@sh tests/setup.sh soak
+	@$(MAKE) -s --no-print-directory $(BUILD)/tail $(BUILD)/gwsim
+	@"$$(sh tests/setup.sh python)" tests/soak/soak.py
 
 asan:
 	@sh tests/setup.sh test
@@ -172,5 +178,5 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all examples tests list run test simulate figures asan fuzz setup bench bench-record bench-uptime install uninstall clean
+.PHONY: all examples tests list run test simulate figures soak asan fuzz setup bench bench-record bench-uptime install uninstall clean
 .DELETE_ON_ERROR:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure that what a target needs is there: sh tests/setup.sh build|run|test|fuzz; or says which Python serves: ... python
+# Makes sure that what a target needs is there: sh tests/setup.sh build|run|test|fuzz|soak; or says which Python
+# serves: ... python
 # On Debian and Ubuntu what is missing is installed; elsewhere a sentence says what to install. Where nothing is
 # missing nothing is called, neither apt nor the network. The Makefile hands in CC, CXX, BEARSSL=DIR and
 # JSMN=DIR, and the flags that these two stand for (DEPENDENCY_CPPFLAGS, DEPENDENCY_LDFLAGS).
@@ -77,6 +78,11 @@ missing() {
     [ "$purpose" = fuzz ] && return
 
     has "$(python)" || echo python3
+    if [ "$purpose" = soak ]; then
+        has ip || echo iproute2
+        has openssl || echo openssl
+        return
+    fi
     [ -n "$DISCORD_TOKEN" ] && ! any_ca_bundle && echo ca-certificates
     [ "$purpose" = run ] && return
 
