@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """The soak: the real client (build/tail) over real TCP and TLS, between two network namespaces, over a bad line.
 
-  make soak                     SOAK_SECONDS=1800 SOAK_SEED=... ; as root; SOAK_PROXY=1 does without /dev/net/tun
+  make soak                     SOAK_SECONDS=1800 SOAK_SEED=... ; as root; SOAK_PROXY=1 does without /dev/net/tun,
+                                SOAK_LOG=FILE keeps faults and what the clients said about their connections
 
 Two clients on one simulator (build/gwsim): the steady one, shards 0 and 1 of 3, is one process for all of the time, and
 its memory is measured; the traveller, shard 2, is ended and killed, and goes on from its session file. Between them
@@ -10,7 +11,8 @@ one direction go dark, and lets flows die without a word. Clients and simulator 
 simulator ends, is killed and starts anew, and cuts connections by itself.
 
 Exit code 0: each event of a session that could be resumed came at least once, in order, and exactly once but for
-events that a killed process had printed; and the memory of the steady client did not grow."""
+events that a killed process had printed; and the memory of the steady client did not grow.
+Half a minute of the worst faults and half a minute of milder ones take turns."""
 import collections
 import json
 import os
@@ -41,6 +43,15 @@ ADDRESSES = ("127.0.0.1", "127.0.0.1") if PROXY else ("10.77.0.1", "10.77.0.2")
 # What the line, a stopped process or a late packet brings about; all else is the client's own fault.
 EXCUSED = ("resume_on_wrong_url", "heartbeat_missed", "ignored_op7", "ignored_op9", "identify_too_fast",
            "no_close_answer", "stale_heartbeat", "slow_client")
+
+
+log_file = open(os.environ["SOAK_LOG"], "w") if os.environ.get("SOAK_LOG") else None
+began = time.monotonic()
+
+
+def log(who, what):
+    if log_file:
+        print("%8.3f %-10s %s" % (time.monotonic() - began, who, what), file=log_file, flush=True)
 
 
 def run(*argv):
@@ -204,6 +215,8 @@ class Life(Quiet, Child):
 
     def hear(self, line):
         ledger = self.ledger
+        if line["ev"] not in ("dispatch", "heartbeat"):
+            log("simulator", line)
         with ledger.lock:
             if line["ev"] == "identify":
                 self.shards[line["conn"]] = line["shard"][0]
@@ -245,6 +258,8 @@ class Process(Quiet, Tail):
 
     def hear(self, line):
         ledger, shard, ev = self.soak.ledger, line.get("shard"), line["ev"]
+        if ev != "dispatch":
+            log(self.name, line)
         with ledger.lock:
             if ev == "ready":
                 self.current[shard] = ledger.claim(self.soak.life, shard, line["session_id"])
@@ -308,6 +323,7 @@ class Soak:
             del self.relay.lines[:-10]
 
     def order(self, **order):
+        log("line", order)
         self.relay.process.stdin.write(json.dumps(order).encode() + b"\n")
         self.relay.process.stdin.flush()
 
@@ -337,6 +353,7 @@ class Soak:
     def stop(self, who, seconds):
         target = {"simulator": self.life, "steady": self.steady, "traveller": self.traveller}[who]
         self.busy.add(who)
+        log("stop", "%s for %s s" % (who, seconds))
         target.send_signal(signal.SIGSTOP)
 
         def go_on():
@@ -367,9 +384,10 @@ class Soak:
             self.busy.discard("traveller")
         self.after(self.rng.choice((0, 0.2, 1, 3, 10)), again)
 
-    def weather(self):
+    def weather(self, mild):
         rng = self.rng
-        kind = rng.choice(("calm", "slow", "lossy", "reordering", "doubling", "narrow", "corrupting", "awful"))
+        kinds = ("calm", "lossy", "reordering", "doubling", "corrupting", "slow", "narrow", "awful")
+        kind = rng.choice(kinds[:5] if mild else kinds)
         weather = {"delay_ms": rng.uniform(5, 60), "jitter_ms": rng.uniform(0, 10)}
         if kind in ("slow", "awful"):
             weather.update(delay_ms=rng.uniform(100, 400), jitter_ms=rng.uniform(20, 200))
@@ -386,14 +404,14 @@ class Soak:
         self.order(weather=weather)
         return "weather: " + kind
 
-    def fault(self):
-        """One of them; its name."""
+    def fault(self, mild):
+        """One of them; its name. Mild ones leave the line so good that the clients live in between."""
         rng = self.rng
         free = [who for who in ("simulator", "steady", "traveller") if who not in self.busy]
         which = rng.choices(("weather", "dark", "flows", "stop", "simulator", "term", "kill", "order", "big"),
-                            (24, 14, 12, 14, 3, 5, 5, 22, 3))[0]
+                            (18, 0, 4, 4, 0, 12, 12, 30, 4) if mild else (24, 14, 12, 14, 3, 5, 5, 22, 3))[0]
         if which == "weather":
-            return self.weather()
+            return self.weather(mild)
         if which == "dark":
             way = rng.choice(("up", "down", "both"))
             self.order(dark=way, seconds=rng.choice((0.5, 1, 2, 4, 8, 15, 25)))
@@ -444,9 +462,10 @@ class Soak:
                 self.memory.append((now - started, self.steady.rss_kib()))
                 memory_at = now + 2
             if now >= fault_at:
-                name = self.fault()
+                name = self.fault(mild=int((now - started) / 30) % 2)
                 if name:
                     self.ledger.faults[name] += 1
+                    log("fault", name)
                 fault_at = now + self.rng.uniform(1, 5)
             if now >= said_at:
                 sent, delivered, lost, gone, _ = self.ledger.close()
