@@ -63,11 +63,13 @@ def run(*argv):
 # ---- namespaces ----------------------------------------------------------------------------------
 
 def remove_leftovers():
-    """Those of a soak that was killed."""
+    """Those of a soak that was killed, with the programs in them."""
     for line in run("ip", "netns", "list").splitlines():
         found = re.match(r"gwsoak-(\d+)-[cg]\b", line)
         if found and not os.path.exists("/proc/" + found.group(1)):
-            subprocess.run(["ip", "netns", "del", found.group(0)])
+            for pid in run("ip", "netns", "pids", found.group(0)).split():
+                os.kill(int(pid), signal.SIGKILL)
+            run("ip", "netns", "del", found.group(0))
 
 
 def make_namespaces():
@@ -474,6 +476,7 @@ class Soak:
                     len(lost), self.memory[-1][1]), flush=True)
                 said_at = now + 60
             time.sleep(0.05)
+        self.memory.append((time.monotonic() - started, self.steady.rss_kib()))
 
     def calm_down(self):
         """Good weather, no events; all that can arrive is given time to. Seconds until it had."""
