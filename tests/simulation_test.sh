@@ -47,7 +47,7 @@ done
 
 # (3), (4)
 "$BUILD/simulation" --from 1 --seeds 120; count $? "fixed seeds"
-"$BUILD/simulation" --for "${SIMULATION_FRESH:-10}"; count $? "fresh seeds"
+"$BUILD/simulation" --for "${SIMULATION_FRESH:-5}"; count $? "fresh seeds"
 "$BUILD/simulation" --tls --from 1 --seeds 15; count $? "fixed seeds with TLS"
 
 echo "simulation_test: $passed passed, $failed failed"
