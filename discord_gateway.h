@@ -748,8 +748,9 @@ GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);
 #ifdef __linux__
 #include <sys/random.h>
 #endif
-#if defined __SSE2__ && !defined GW_NO_SIMD
-#include <emmintrin.h>
+#if defined __SSE2__ && (defined __GNUC__ || defined __clang__) && !defined GW_NO_SIMD
+#define GW__SIMD 1
+#include <immintrin.h>
 #endif
 #if defined __linux__ && !defined GW_NO_EPOLL
 #define GW__EPOLL 1
@@ -1647,11 +1648,30 @@ static int gw__utf8_lead(gw__utf8 *state, uint8_t byte)
     return 1;
 }
 
+/* How many bytes from here on are ASCII, or a few less. */
+static size_t gw__utf8_ascii_len(const uint8_t *bytes, size_t len)
+{
+    size_t at = 0;
+    uint64_t eight;
+#ifdef GW__SIMD
+    for (; len - at >= 64; at += 64) {
+        const __m128i *in = (const __m128i *)(const void *)(bytes + at);
+        __m128i low = _mm_or_si128(_mm_loadu_si128(in), _mm_loadu_si128(in + 1));
+        __m128i high = _mm_or_si128(_mm_loadu_si128(in + 2), _mm_loadu_si128(in + 3));
+        if (_mm_movemask_epi8(_mm_or_si128(low, high))) break;
+    }
+#endif
+    for (; len - at >= 8; at += 8) {
+        memcpy(&eight, bytes + at, 8);
+        if (eight & UINT64_C(0x8080808080808080)) break;
+    }
+    return at;
+}
+
 /* 0: not UTF-8. */
 static int gw__utf8_push(gw__utf8 *state, const uint8_t *bytes, size_t len)
 {
     size_t i = 0;
-    uint64_t eight;
     while (i < len) {
         if (state->need) {
             if (bytes[i] < state->low || bytes[i] > state->high) return 0;
@@ -1661,11 +1681,7 @@ static int gw__utf8_push(gw__utf8 *state, const uint8_t *bytes, size_t len)
             i++;
             continue;
         }
-        while (len - i >= 8) {                  /* plain ASCII goes eight at a time */
-            memcpy(&eight, bytes + i, 8);
-            if (eight & UINT64_C(0x8080808080808080)) break;
-            i += 8;
-        }
+        if (bytes[i] < 0x80) i += gw__utf8_ascii_len(bytes + i, len - i);
         while (i < len && bytes[i] < 0x80) i++;
         if (i < len && !gw__utf8_lead(state, bytes[i++])) return 0;
     }
@@ -1894,14 +1910,16 @@ GW_API const char *gw_name_of(uint32_t type)
 }
 
 /* From a dispatch's name to its number: 256 slots, open addressing, filled once per client. */
-typedef struct gw__names { uint8_t slot[256]; } gw__names;
+typedef struct gw__names { uint8_t slot[256], len[GW_DISPATCH_END_]; } gw__names;
 
+/* Of the first and the last eight letters; two names that share them share a slot's neighbours. */
 static uint32_t gw__name_hash(const char *name, size_t len)
 {
-    uint32_t hash = 2166136261u;        /* FNV-1a */
-    size_t i;
-    for (i = 0; i < len; i++) hash = (hash ^ (uint8_t)name[i]) * 16777619u;
-    return (hash ^ hash >> 16) & 255u;
+    uint64_t first = 0, last = 0;
+    size_t part = GW__MIN(len, 8);
+    memcpy(&first, name, part);
+    memcpy(&last, name + len - part, part);
+    return (uint32_t)((first * 31u + last + len) * UINT64_C(0x9E3779B97F4A7C15) >> 56);
 }
 
 static void gw__names_init(gw__names *names)
@@ -1909,7 +1927,8 @@ static void gw__names_init(gw__names *names)
     uint32_t type, slot;
     memset(names, 0, sizeof *names);
     for (type = 1; type < GW_DISPATCH_END_; type++) {
-        slot = gw__name_hash(gw__dispatch_names[type], strlen(gw__dispatch_names[type]));
+        names->len[type] = (uint8_t)strlen(gw__dispatch_names[type]);
+        slot = gw__name_hash(gw__dispatch_names[type], names->len[type]);
         while (names->slot[slot]) slot = (slot + 1) & 255u;
         names->slot[slot] = (uint8_t)type;
     }
@@ -1920,8 +1939,7 @@ static uint32_t gw__names_find(const gw__names *names, const char *name, size_t 
 {
     uint32_t slot = gw__name_hash(name, len), type;
     while ((type = names->slot[slot]) != 0) {
-        const char *known = gw__dispatch_names[type];
-        if (strlen(known) == len && memcmp(known, name, len) == 0) return type;
+        if (names->len[type] == len && memcmp(gw__dispatch_names[type], name, len) == 0) return type;
         slot = (slot + 1) & 255u;
     }
     return GW_UNKNOWN_DISPATCH;
@@ -5486,22 +5504,12 @@ static size_t gw__ws_take_header(gw__ws *ws, const uint8_t *bytes, size_t len)
 
 /* -- payloads -- */
 
-/* Text is checked as it arrives, so that a bad byte at the front of 64 MiB is not waited for:
- * section 8.1. */
-static int gw__ws_text_is_good(gw__ws *ws, const uint8_t *bytes, size_t len, int ends)
-{
-    if (ws->message_opcode != GW__WS_TEXT || ws->message_skipped) return 1;
-    return gw__utf8_push(&ws->utf8, bytes, len) && (!ends || gw__utf8_whole(&ws->utf8));
-}
-
 static gw__ws_found gw__ws_take_data(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *taken,
                                      gw__ws_piece *piece)
 {
     int frame_ends = ws->payload_left <= len;
     int message_ends = frame_ends && gw__ws_is_final(ws);
     *taken = frame_ends ? (size_t)ws->payload_left : len;
-    if (!gw__ws_text_is_good(ws, bytes, *taken, message_ends))
-        return gw__ws_break(ws, 1007, "text that is not UTF-8 (RFC 6455 section 8.1)");
     ws->payload_left -= *taken;
     if (frame_ends) ws->part = GW__WS_IN_HEADER;
     if (*taken == 0 && !message_ends) return GW__WS_NEED_MORE;  /* an empty fragment says nothing */
@@ -5568,9 +5576,10 @@ static gw__ws_found gw__ws_step(gw__ws *ws, const uint8_t *bytes, size_t len, si
 
 /* Takes `used` bytes and gives at most one thing; call again with the rest until NEED_MORE, by when
  * all bytes are taken. After a CLOSE all that follows is swallowed unread; after BROKEN it answers
- * BROKEN and takes nothing. */
-static gw__ws_found gw__ws_next(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *used,
-                                gw__ws_piece *piece)
+ * BROKEN and takes nothing. Text of DATA is as it came: gw__ws_check() has to see each piece of a
+ * message that is wanted. */
+static gw__ws_found gw__ws_next_unchecked(gw__ws *ws, const uint8_t *bytes, size_t len,
+                                          size_t *used, gw__ws_piece *piece)
 {
     for (*used = 0;;) {
         gw__ws_part part = ws->part;
@@ -5581,6 +5590,24 @@ static gw__ws_found gw__ws_next(gw__ws *ws, const uint8_t *bytes, size_t len, si
         bytes += taken;
         len -= taken;
     }
+}
+
+/* DATA or BROKEN. Text is checked as it arrives, so that a bad byte at the front of 64 MiB is not
+ * waited for: section 8.1. */
+static gw__ws_found gw__ws_check(gw__ws *ws, const gw__ws_piece *piece)
+{
+    if (piece->opcode != GW__WS_TEXT || ws->message_skipped) return GW__WS_DATA;
+    if (gw__utf8_push(&ws->utf8, piece->bytes, piece->len) &&
+        (!piece->ends_message || gw__utf8_whole(&ws->utf8))) return GW__WS_DATA;
+    return gw__ws_break(ws, 1007, "text that is not UTF-8 (RFC 6455 section 8.1)");
+}
+
+/* The same, checked. */
+static gw__ws_found gw__ws_next(gw__ws *ws, const uint8_t *bytes, size_t len, size_t *used,
+                                gw__ws_piece *piece)
+{
+    gw__ws_found found = gw__ws_next_unchecked(ws, bytes, len, used, piece);
+    return found == GW__WS_DATA ? gw__ws_check(ws, piece) : found;
 }
 
 /* -- the way out -- */
@@ -5747,12 +5774,6 @@ static int gw__json_is_digit(char byte)
     return byte >= '0' && byte <= '9';
 }
 
-/* Of a dispatch's name: UPPER_SNAKE_CASE. */
-static int gw__json_is_name_byte(char byte)
-{
-    return (byte >= 'A' && byte <= 'Z') || byte == '_';
-}
-
 static const char *gw__json_space_end(const char *at, const char *end)
 {
     while (at < end && gw__json_is_space(*at)) at++;
@@ -5760,12 +5781,23 @@ static const char *gw__json_space_end(const char *at, const char *end)
 }
 
 /* How many bytes from here on are plain text of a string: no quote, no backslash, no control byte.
- * Eight at a time: a byte below n, less n, borrows into its top bit; equal is below 1 after xor. */
+ * Sixteen or eight at a time: a byte below n, less n, borrows into its top bit; equal is below 1
+ * after xor. */
 static size_t gw__json_plain_len(const char *text, size_t len)
 {
     const uint64_t ones = ~(uint64_t)0 / 255;
     uint64_t word, hit;
     size_t at = 0;
+#ifdef GW__SIMD
+    for (; len - at >= 16; at += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(text + at));
+        __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1F)), v);
+        __m128i special = _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8('"')),
+                                       _mm_cmpeq_epi8(v, _mm_set1_epi8('\\')));
+        int hits = _mm_movemask_epi8(_mm_or_si128(control, special));
+        if (hits) return at + (size_t)__builtin_ctz((unsigned)hits);
+    }
+#endif
     for (; len - at >= 8; at += 8) {
         memcpy(&word, text + at, 8);
         hit = (word - ones * 0x20) | ((word ^ ones * '"') - ones) | ((word ^ ones * '\\') - ones);
@@ -6015,10 +6047,10 @@ static size_t gw__json_bare_len(const char *text, size_t len)
     return gw__json_bare_is_whole(&bare) ? at : 0;
 }
 
-/* A nest: an object or array, passed over by counting its brackets. Two counts take the place of
- * a stack, so ten million levels cost no memory: "[{]}" passes, but nothing that does not close. */
+/* A nest: an object or array, passed over by counting its brackets. One count takes the place of a
+ * stack, so ten million levels cost no memory: "[}" passes, but nothing that does not close. */
 typedef struct gw__json_nest {
-    uint64_t objects, arrays;   /* opened and not yet closed */
+    uint64_t depth;             /* brackets that are open */
     uint32_t in_string, escaped;
     const char *why;            /* after -1 */
 } gw__json_nest;
@@ -6046,27 +6078,13 @@ static int gw__json_nest_string(gw__json_nest *nest, const char *bytes, size_t l
     return 1;
 }
 
-/* A bracket outside of strings. 1: the nest has closed; 0: goes on; -1: it closes what was not
- * opened. */
-static int gw__json_nest_bracket(gw__json_nest *nest, char byte)
-{
-    switch (byte) {
-    case '{': nest->objects++; return 0;
-    case '[': nest->arrays++; return 0;
-    case '}': return nest->objects-- == 0 ? -1 : !(nest->objects | nest->arrays);
-    case ']': return nest->arrays-- == 0 ? -1 : !(nest->objects | nest->arrays);
-    }
-    return 0;
-}
-
-/* 1: the nest has closed, with the last byte used. 0: goes on. -1: not JSON. One thought, whole
- * because it is the loop that every byte of every large payload passes through. */
+/* 1: the nest has closed, with the last byte used. 0: goes on. -1: not JSON. It begins with its own
+ * opening bracket. One thought, whole because every byte of every large payload passes through. */
 static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size_t len,
                                     size_t *used)
 {
     size_t at = 0, took;
     int closed = 0;
-    nest->why = "a bracket closes what was not opened";
     while (at < len && !closed) {
         if (nest->in_string) {
             int fine = gw__json_nest_string(nest, bytes + at, len - at, &took);
@@ -6077,42 +6095,75 @@ static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size
             }
             continue;
         }
-        if (bytes[at] == '"') nest->in_string = 1;
-        else closed = gw__json_nest_bracket(nest, bytes[at]);
-        at++;
+        switch (bytes[at++]) {
+        case '"': nest->in_string = 1; break;
+        case '{': case '[': nest->depth++; break;
+        case '}': case ']': closed = --nest->depth == 0; break;
+        }
     }
     *used = at;
     return closed;
 }
 
-/* ---- the same, 64 bytes at a time where the compiler has SSE2 ----
- * A bit a byte, as in Langdale and Lemire, "Parsing Gigabytes of JSON per Second": what is escaped,
- * what stands inside strings, and then only the brackets outside of them are looked at. */
-#if defined __SSE2__ && (defined __GNUC__ || defined __clang__) && !defined GW_NO_SIMD
+/* ---- the same, 64 bytes at a time where there is SSE2, or on a machine with AVX2 ----
+ * A bit a byte, as in Langdale and Lemire, "Parsing Gigabytes of JSON per Second": what stands
+ * inside strings, and then only the brackets outside of them are looked at. */
+#ifdef GW__SIMD
 #define GW__JSON_BLOCK 64u
+#define GW__AVX2 __attribute__((target("avx2")))
+#define GW__INLINE inline __attribute__((always_inline))
 
-typedef struct gw__json_block { uint64_t quote, backslash, control, bracket; } gw__json_block;
+typedef struct gw__json_block {
+    uint64_t quote, backslash, open, close;
+    uint32_t has_control;       /* a byte below 0x20 is in it */
+} gw__json_block;
 
-static uint64_t gw__json_bits(__m128i bytes)
+typedef void (*gw__json_block_reader)(gw__json_block *block, const char *bytes);
+
+static GW__INLINE uint64_t gw__json_bits_sse2(__m128i bytes, char byte)
 {
-    return (uint64_t)(uint32_t)_mm_movemask_epi8(bytes);
+    return (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(byte)));
 }
 
-static void gw__json_block_read(gw__json_block *block, const char *bytes)
+/* '[' and '{' differ in the bit 0x20, as do ']' and '}'. */
+static GW__INLINE void gw__json_block_sse2(gw__json_block *block, const char *bytes)
 {
-    const __m128i low = _mm_set1_epi8(0x1F), case_bit = _mm_set1_epi8(0x20);
+    __m128i least = _mm_set1_epi8(0x20);
     uint32_t i;
     memset(block, 0, sizeof *block);
     for (i = 0; i < GW__JSON_BLOCK; i += 16) {
         __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(bytes + i));
-        __m128i folded = _mm_or_si128(v, case_bit);     /* '[' to '{', ']' to '}' */
-        __m128i bracket = _mm_or_si128(_mm_cmpeq_epi8(folded, _mm_set1_epi8('{')),
-                                       _mm_cmpeq_epi8(folded, _mm_set1_epi8('}')));
-        block->quote |= gw__json_bits(_mm_cmpeq_epi8(v, _mm_set1_epi8('"'))) << i;
-        block->backslash |= gw__json_bits(_mm_cmpeq_epi8(v, _mm_set1_epi8('\\'))) << i;
-        block->control |= gw__json_bits(_mm_cmpeq_epi8(_mm_min_epu8(v, low), v)) << i;
-        block->bracket |= gw__json_bits(bracket) << i;
+        __m128i folded = _mm_or_si128(v, _mm_set1_epi8(0x20));
+        least = _mm_min_epu8(least, v);
+        block->quote |= gw__json_bits_sse2(v, '"') << i;
+        block->backslash |= gw__json_bits_sse2(v, '\\') << i;
+        block->open |= gw__json_bits_sse2(folded, '{') << i;
+        block->close |= gw__json_bits_sse2(folded, '}') << i;
     }
+    block->has_control = gw__json_bits_sse2(least, 0x20) != 0xFFFF;
+}
+
+GW__AVX2 static GW__INLINE uint64_t gw__json_bits_avx2(__m256i low, __m256i high, char byte)
+{
+    __m256i wanted = _mm256_set1_epi8(byte);
+    uint32_t low_bits = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, wanted));
+    uint32_t high_bits = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(high, wanted));
+    return (uint64_t)high_bits << 32 | low_bits;
+}
+
+GW__AVX2 static GW__INLINE void gw__json_block_avx2(gw__json_block *block, const char *bytes)
+{
+    __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)bytes);
+    __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(bytes + 32));
+    __m256i space = _mm256_set1_epi8(0x20);
+    __m256i least = _mm256_min_epu8(_mm256_min_epu8(low, high), space);
+    block->quote = gw__json_bits_avx2(low, high, '"');
+    block->backslash = gw__json_bits_avx2(low, high, '\\');
+    block->has_control = _mm256_movemask_epi8(_mm256_cmpeq_epi8(least, space)) != -1;
+    low = _mm256_or_si256(low, space);
+    high = _mm256_or_si256(high, space);
+    block->open = gw__json_bits_avx2(low, high, '{');
+    block->close = gw__json_bits_avx2(low, high, '}');
 }
 
 /* Bytes that stand behind a backslash which is not itself escaped; before: 1 if the first byte
@@ -6121,7 +6172,6 @@ static uint64_t gw__json_block_escaped(uint64_t backslash, uint64_t before)
 {
     const uint64_t even = UINT64_C(0x5555555555555555);
     uint64_t follows, odd_starts;
-    if (!backslash) return before;
     backslash &= ~before;
     follows = backslash << 1 | before;
     odd_starts = backslash & ~even & ~follows;
@@ -6129,7 +6179,7 @@ static uint64_t gw__json_block_escaped(uint64_t backslash, uint64_t before)
 }
 
 /* Bit i: how many bits up to i are set, odd or even. */
-static uint64_t gw__json_block_parity(uint64_t bits)
+static GW__INLINE uint64_t gw__json_block_parity(uint64_t bits)
 {
     bits ^= bits << 1;
     bits ^= bits << 2;
@@ -6139,50 +6189,67 @@ static uint64_t gw__json_block_parity(uint64_t bits)
     return bits ^ bits << 32;
 }
 
-/* As gw__json_nest_push_plain(), for a block of which the first `len` bytes count; 2: look byte by
- * byte, as a control byte stands inside a string, or a backslash outside. */
-static int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
+/* The next block, of which the first `part` bytes count, as gw__json_nest_push_plain() reads it: that
+ * does so where a block is unusual, with a control byte or a backslash outside of strings. */
+static GW__INLINE int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t part,
+                                          size_t *used, gw__json_block_reader reader)
 {
     gw__json_block block;
-    uint64_t escaped, inside, brackets;
-    int closed = 0;
-    gw__json_block_read(&block, bytes);
-    escaped = gw__json_block_escaped(block.backslash, nest->escaped);
+    uint64_t escaped = nest->escaped, depth = nest->depth, inside, brackets;
+    reader(&block, bytes);
+    if (block.backslash) escaped = gw__json_block_escaped(block.backslash, escaped);
     inside = gw__json_block_parity(block.quote & ~escaped) ^ (0 - (uint64_t)nest->in_string);
-    if ((block.control & inside) | (block.backslash & ~inside)) return 2;
-    *used = len;
-    for (brackets = block.bracket & ~inside; brackets; brackets &= brackets - 1) {
-        size_t at = (size_t)__builtin_ctzll(brackets);
-        closed = gw__json_nest_bracket(nest, bytes[at]);
-        if (!closed) continue;
-        *used = at + 1;
-        return closed;
+    if (block.has_control || block.backslash & ~inside)
+        return gw__json_nest_push_plain(nest, bytes, part, used);
+    for (brackets = (block.open | block.close) & ~inside; brackets; brackets &= brackets - 1) {
+        depth += block.open & brackets & (0 - brackets) ? 1 : ~(uint64_t)0;
+        if (depth) continue;
+        *used = (size_t)__builtin_ctzll(brackets) + 1;
+        return 1;
     }
-    nest->in_string = (uint32_t)(inside >> (len - 1) & 1u);
-    nest->escaped = (uint32_t)((block.backslash & ~escaped) >> (len - 1) & 1u);
+    nest->depth = depth;
+    nest->in_string = (uint32_t)(inside >> (part - 1) & 1u);
+    nest->escaped = (uint32_t)((block.backslash & ~escaped) >> (part - 1) & 1u);
     return 0;
+}
+
+/* The last block is filled up with blanks, which mean nothing anywhere. */
+static GW__INLINE int gw__json_nest_blocks(gw__json_nest *nest, const char *bytes, size_t len,
+                                           size_t *used, gw__json_block_reader reader)
+{
+    char last[GW__JSON_BLOCK];
+    size_t at = 0, took;
+    int closed = 0;
+    for (; len - at >= GW__JSON_BLOCK; at += GW__JSON_BLOCK) {
+        closed = gw__json_nest_block(nest, bytes + at, GW__JSON_BLOCK, &took, reader);
+        if (closed) break;
+    }
+    if (!closed) {
+        took = len - at;
+        memset(last, ' ', sizeof last);
+        memcpy(last, bytes + at, took);
+        if (took) closed = gw__json_nest_block(nest, last, took, &took, reader);
+    }
+    *used = closed ? at + took : len;
+    return closed;
+}
+
+GW__AVX2 static int gw__json_nest_push_avx2(gw__json_nest *nest, const char *bytes, size_t len,
+                                            size_t *used)
+{
+    return gw__json_nest_blocks(nest, bytes, len, used, gw__json_block_avx2);
+}
+
+static int gw__json_nest_push_sse2(gw__json_nest *nest, const char *bytes, size_t len,
+                                   size_t *used)
+{
+    return gw__json_nest_blocks(nest, bytes, len, used, gw__json_block_sse2);
 }
 
 static int gw__json_nest_push(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
 {
-    char last[GW__JSON_BLOCK];
-    size_t at = 0, part, took = 0;
-    int closed = 0;
-    nest->why = "a bracket closes what was not opened";
-    for (; at < len && !closed; at += took) {
-        const char *block = bytes + at;
-        part = GW__MIN(len - at, GW__JSON_BLOCK);
-        /* filled up with blanks, which mean nothing anywhere */
-        if (part < GW__JSON_BLOCK) {
-            memset(last, ' ', sizeof last);
-            memcpy(last, block, part);
-            block = last;
-        }
-        closed = gw__json_nest_block(nest, block, part, &took);
-        if (closed == 2) closed = gw__json_nest_push_plain(nest, bytes + at, part, &took);
-    }
-    *used = at;
-    return closed;
+    if (__builtin_cpu_supports("avx2")) return gw__json_nest_push_avx2(nest, bytes, len, used);
+    return gw__json_nest_push_sse2(nest, bytes, len, used);
 }
 #else
 static int gw__json_nest_push(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
@@ -6216,8 +6283,7 @@ enum gw__json_field {
 typedef struct gw__json_scan {
     uint32_t has_op, has_seq, has_name, has_d;  /* null is "has not", except for d */
     uint64_t op, seq;
-    char name[GW__NAME_MAX];    /* t, decoded, 0-terminated */
-    size_t name_len;
+    size_t name_len;            /* of name, below */
     const char *why;            /* after BROKEN: a sentence */
     /* how far we are */
     uint32_t place;             /* enum gw__json_place */
@@ -6228,13 +6294,15 @@ typedef struct gw__json_scan {
     uint64_t integer;           /* of a bare value: its number ... */
     uint32_t no_integer;        /* ... unless it is none, or does not fit */
     gw__json_decoder decoder;
+    char name[GW__NAME_MAX];    /* t, decoded, 0-terminated; from here on nothing has to be cleared */
     gw__json_bare bare;
     gw__json_nest nest;
 } gw__json_scan;
 
 static void gw__json_scan_begin(gw__json_scan *scan)
 {
-    memset(scan, 0, sizeof *scan);
+    memset(scan, 0, offsetof(gw__json_scan, name));
+    scan->name[0] = 0;
     scan->why = "";
 }
 
@@ -6474,9 +6542,9 @@ static int gw__json_scan_usual(gw__json_scan *scan, const uint8_t *bytes, size_t
 {
     static const char begin[] = "{\"t\":\"", seq[] = "\",\"s\":", rest[] = ",\"op\":0,\"d\":{";
     const char *text = (const char *)bytes;
-    size_t at = sizeof begin - 1, name_len = 0, digits = 0;
+    size_t at = sizeof begin - 1, name_len, digits = 0;
     if (len < GW__NAME_MAX + 64 || memcmp(text, begin, at) != 0) return 0;
-    while (name_len < GW__NAME_MAX - 1 && gw__json_is_name_byte(text[at + name_len])) name_len++;
+    name_len = gw__json_plain_len(text + at, GW__NAME_MAX - 1);
     if (memcmp(text + at + name_len, seq, sizeof seq - 1) != 0) return 0;
     memcpy(scan->name, text + at, name_len);
     at += name_len + sizeof seq - 1;
@@ -9975,18 +10043,35 @@ static void gw__shard_note_progress(gw__shard *shard)
         shard->deadline_ms = gw__shard_deadline_ms(shard, GW__RESUMING, shard->heard_ms);
 }
 
-static void gw__shard_on_piece(gw__shard *shard, const gw__ws_piece *piece)
+/* The stream is not WebSocket any more, or not as RFC 6455 has it. */
+static gw__step gw__shard_on_broken(gw__shard *shard, uint64_t now_ms)
 {
+    shard->own_close = shard->ws.close_code;
+    gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0, "WebSocket: %s", shard->ws.why);
+    return gw__shard_end(shard, now_ms);
+}
+
+/* The piece lies in the link's buffer: its bytes are taken before anything that may drop the link.
+ * What turns out to be unwanted is not checked. */
+static gw__step gw__shard_on_data(gw__shard *shard, const gw__ws_piece *piece, size_t used,
+                                  uint64_t now_us)
+{
+    gw__ws_found found = GW__WS_DATA;
     if (piece->begins_message) gw__shard_begin_message(shard);
     shard->in_message = !piece->ends_message;
     if (piece->opcode == GW__WS_TEXT) {
         gw__shard_on_bytes(shard, piece->bytes, piece->len);
         gw__shard_note_progress(shard);
-        return;
+        if (!shard->dropping) found = gw__ws_check(&shard->ws, piece);
     }
-    gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0,
-                  "a binary message came, but no compression was asked for");
-    shard->own_close = 1003;
+    gw__link_take(&shard->link, used);
+    if (found == GW__WS_BROKEN) return gw__shard_on_broken(shard, now_us / 1000u);
+    if (piece->opcode != GW__WS_TEXT) {
+        shard->own_close = 1003;
+        return gw__shard_fail(shard, GW_REASON_PROTOCOL,
+                              "a binary message came, but no compression was asked for", now_us / 1000u);
+    }
+    return piece->ends_message ? gw__shard_end_message(shard, now_us) : GW__STEP_MORE;
 }
 
 /* After our own Close nothing counts but the peer's answer. */
@@ -10007,38 +10092,38 @@ static gw__step gw__shard_read_closing(gw__shard *shard, uint64_t now_ms)
     return gw__shard_end(shard, now_ms);
 }
 
-/* One piece of what came in, and what follows from it. The piece lies in the link's buffer: the
- * bytes are taken before anything that may drop the link. */
-static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
+/* One piece of what came in, and what follows from it. */
+static gw__step gw__shard_read_piece(gw__shard *shard, const uint8_t *bytes, size_t len,
+                                     size_t *used, uint64_t now_us)
 {
     gw__ws_piece piece;
-    gw__ws_found found;
+    gw__ws_found found = gw__ws_next_unchecked(&shard->ws, bytes, len, used, &piece);
+    shard->shared->turn_bytes += *used;
+    if (found == GW__WS_DATA) return gw__shard_on_data(shard, &piece, *used, now_us);
+    if (found == GW__WS_BROKEN) return gw__shard_on_broken(shard, now_us / 1000u);
+    gw__link_take(&shard->link, *used);
+    if (found == GW__WS_NEED_MORE) return GW__STEP_MORE;
+    /* a control frame may sit between fragments (RFC 6455 section 5.4); its payload lies in the ws */
+    return gw__shard_on_control(shard, &piece, now_us / 1000u);
+}
+
+/* Events that nobody wants are passed over as one, as far as they lie in one record. */
+static gw__step gw__shard_read(gw__shard *shard, uint64_t now_us)
+{
     size_t len, used = 0;
-    uint64_t now_ms = now_us / 1000u;
-    const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_ms);
+    uint64_t filtered;
+    gw__step step;
+    const uint8_t *bytes = gw__link_peek(&shard->link, &len, now_us / 1000u);
     if (!bytes && shard->link.state != GW__LINK_ENDED) return gw__shard_idles(shard);
-    if (!bytes) return gw__shard_fail_as(shard, &shard->link.fault, now_ms);
-    shard->heard_ms = now_ms;
-    found = gw__ws_next(&shard->ws, bytes, len, &used, &piece);
-    shard->shared->turn_bytes += used;
-    switch (found) {
-    case GW__WS_NEED_MORE:
-        gw__link_take(&shard->link, used);
-        return GW__STEP_MORE;
-    case GW__WS_DATA:
-        gw__shard_on_piece(shard, &piece);
-        gw__link_take(&shard->link, used);
-        if (shard->fault.reason) return gw__shard_end(shard, now_ms);
-        return piece.ends_message ? gw__shard_end_message(shard, now_us) : GW__STEP_MORE;
-    case GW__WS_CONTROL:  /* may sit between fragments: RFC 6455 section 5.4 */
-        gw__link_take(&shard->link, used);      /* its payload lies in the ws itself */
-        return gw__shard_on_control(shard, &piece, now_ms);
-    case GW__WS_BROKEN:
-        shard->own_close = shard->ws.close_code;
-        gw__fault_set(&shard->fault, GW_REASON_PROTOCOL, 0, "WebSocket: %s", shard->ws.why);
-        return gw__shard_end(shard, now_ms);
-    }
-    return GW__STEP_MORE;
+    if (!bytes) return gw__shard_fail_as(shard, &shard->link.fault, now_us / 1000u);
+    shard->heard_ms = now_us / 1000u;
+    do {
+        filtered = shard->filtered;
+        step = gw__shard_read_piece(shard, bytes, len, &used, now_us);
+        bytes += used;
+        len -= used;
+    } while (len && shard->filtered != filtered && !shard->link.held);
+    return step;
 }
 
 static gw__step gw__shard_step(gw__shard *shard, uint64_t now_us)
