@@ -5,6 +5,7 @@
 #   make            the programs, into build/
 #   make examples   those of examples/ only
 #   make simulate   the deterministic simulation, SIMULATE_SECONDS (60) long
+#   make coverage   which lines and branches of the header the tests reach; the rest by name
 #   make figures    what a hostile gateway costs, as a table
 #   make soak       the real client over a bad line between two network namespaces, SOAK_SECONDS (1800); as root
 #   make asan       the unit tests under AddressSanitizer and UBSan
@@ -69,6 +70,10 @@ test:
 # Many seeds of the deterministic simulation, fresh ones: tests/simulation/README.md.
 simulate: $(BUILD)/simulation
 	$(BUILD)/simulation --for $(SIMULATION_SECONDS) $(SIMULATE_OPTIONS)
+
+coverage:
+	@sh tests/setup.sh coverage
+	@sh tests/coverage.sh
 
 figures:
 	@$(MAKE) -s --no-print-directory $(BUILD)/hostile_figures
@@ -178,5 +183,5 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all examples tests list run test simulate figures soak asan fuzz setup bench bench-record bench-uptime install uninstall clean
+.PHONY: all examples tests list run test simulate coverage figures soak asan fuzz setup bench bench-record bench-uptime install uninstall clean
 .DELETE_ON_ERROR:

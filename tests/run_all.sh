@@ -6,6 +6,7 @@
 #     asan       ... under AddressSanitizer and UBSan       nothreads  ... with -DGW_NO_THREADS, where it matters
 #     valgrind   ... under valgrind, for leaks              matrix     tests/compile_matrix.sh
 #     scripts    every other tests/*.sh, tests/*_test.py    install    tests/install_check.sh
+#     coverage   tests/coverage.sh: 95 % of the header's lines; the rest is told by name
 #     bench      tests/bench_test.sh, alone: it measures
 # Whatever runs ends with "NAME: N passed, N failed"; without such a line, or with another exit status than that line
 # deserves, it counts as one failure more. The last line of all is the sum, alone.
@@ -148,6 +149,12 @@ stage_matrix()    { echo "compile_matrix 300 sh tests/compile_matrix.sh" | run_j
 stage_bench()     { echo "bench_test 240 sh tests/bench_test.sh" | run_jobs bench 1; }
 stage_install()   { echo "install_check 120 sh tests/install_check.sh" | run_jobs install 1; }
 
+# What was not reached is shown when it passes, too.
+stage_coverage() {
+    echo "coverage 240 sh tests/coverage.sh" | run_jobs coverage 1
+    [ -f "$BUILD/coverage/summary" ] && sed 's/^/    /' "$BUILD/coverage/summary"
+}
+
 # Two at a time, the longer ones (Python) first: they mostly wait, and each has ports of its own. The flags of
 # BEARSSL=DIR and JSMN=DIR come to them in the usual variables.
 stage_scripts() (
@@ -159,7 +166,7 @@ stage_scripts() (
             name=$(basename "$script")
             case $name in
                 run_all.sh | setup.sh | static_checks.sh | compile_matrix.sh) ;;
-                install_check.sh | bench_test.sh | \*_test.py) ;;
+                install_check.sh | coverage.sh | bench_test.sh | \*_test.py) ;;
                 *.sh) echo "$name 240 sh $script" ;;
                 *.py) echo "$name 240 $PYTHON $script" ;;
             esac
@@ -168,9 +175,9 @@ stage_scripts() (
 )
 
 # ---- all of them, a line each, what failed, the sum ----
-stages=${*:-programs unit asan valgrind cxx poll nothreads matrix install scripts bench}
+stages=${*:-programs unit asan valgrind cxx poll nothreads matrix install scripts coverage bench}
 for stage in $stages; do
-    case " programs unit asan valgrind cxx poll nothreads matrix install scripts bench " in
+    case " programs unit asan valgrind cxx poll nothreads matrix install scripts coverage bench " in
         *" $stage "*) ;;
         *) echo "run_all.sh: there is no stage '$stage'" >&2; exit 2 ;;
     esac

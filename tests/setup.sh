@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that what a target needs is there: sh tests/setup.sh build|run|test|fuzz|soak; or says which Python
+# Makes sure that what a target needs is there: sh tests/setup.sh build|run|test|coverage|fuzz|soak; or says which Python
 # serves: ... python
 # On Debian and Ubuntu what is missing is installed; elsewhere a sentence says what to install. Where nothing is
 # missing nothing is called, neither apt nor the network. The Makefile hands in CC, CXX, BEARSSL=DIR and
@@ -65,6 +65,14 @@ missing_fuzz() {
         int main(void) { json_decref(json_null()); return 0; }' -ljansson || echo libjansson-dev
 }
 
+# clang's counters, and what reads them: of the same version, hence the tools' other names.
+missing_coverage() {
+    version=$(has clang && clang -dumpversion | cut -d. -f1 || echo 14)
+    compiles clang "-fprofile-instr-generate -fcoverage-mapping" 'int main(void) { return 0; }' ||
+        echo clang "libclang-rt-$version-dev"
+    { has "llvm-cov-$version" || has llvm-cov; } && { has "llvm-profdata-$version" || has llvm-profdata; } || echo llvm
+}
+
 # Lists the Debian packages that are missing for this purpose; nothing where all is there.
 missing() {
     compiles "$CC" "" 'int main(void) { return 0; }' || echo gcc libc6-dev
@@ -76,6 +84,8 @@ missing() {
     [ "$purpose" = build ] && return
     case $purpose in fuzz | test) missing_fuzz ;; esac
     [ "$purpose" = fuzz ] && return
+    case $purpose in coverage | test) missing_coverage ;; esac
+    [ "$purpose" = coverage ] && return
 
     has "$(python)" || echo python3
     if [ "$purpose" = soak ]; then
@@ -128,12 +138,12 @@ fi
 cat >&2 <<END
 setup: missing (by their Debian names): $packages
   A C compiler, BearSSL 0.6 and jsmn 1.1 are needed to build; Python 3 for 'make run'; for 'make test' also g++, clang,
-  valgrind, openssl, pkg-config and the Python module websockets.
+  llvm, valgrind, openssl, pkg-config and the Python module websockets.
   Debian, Ubuntu   as root: apt-get install $packages
-  Fedora           dnf install gcc gcc-c++ make jsmn-devel python3-websockets clang valgrind openssl pkgconf
-  Arch             pacman -S base-devel python-websockets clang valgrind openssl
-  Alpine           apk add build-base bearssl-dev py3-websockets clang valgrind openssl pkgconf
-  macOS            brew install jsmn openssl pkg-config; pip3 install websockets
+  Fedora           dnf install gcc gcc-c++ make jsmn-devel python3-websockets clang llvm valgrind openssl pkgconf
+  Arch             pacman -S base-devel python-websockets clang llvm valgrind openssl
+  Alpine           apk add build-base bearssl-dev py3-websockets clang llvm valgrind openssl pkgconf
+  macOS            brew install jsmn llvm openssl pkg-config; pip3 install websockets
   Where there is no package: BearSSL is at https://bearssl.org (run make in it), jsmn is one file at
   https://github.com/zserge/jsmn; then: make BEARSSL=DIR JSMN=DIR
 END
