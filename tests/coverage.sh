@@ -17,7 +17,7 @@ jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 # It may fork, hence %p. Its numbers come out as $work/lcov/NAME, those of the header only.
 if [ "$1" = --run ]; then
     shift
-    name=$(echo "$*" | tr -d '/ -')
+    name=$(echo "${1##*/}$2" | tr -d -)
     LLVM_PROFILE_FILE="$work/raw/$name-%p" timeout -k 5 120 "$@" >"$work/log/$name" 2>&1 </dev/null
     echo $? >"$work/log/$name.status"
     $PROFDATA merge -sparse "$work/raw/$name"-* -o "$work/raw/$name" &&
