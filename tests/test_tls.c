@@ -575,6 +575,10 @@ TEST(tls_tells_what_a_certificate_is_misused_for)
           "\"gw test intermediate\" above that of localhost is not made for TLS servers" },
         { "key-usage.pem", "server.key", "localhost", NOW, 0, GW_REASON_TLS_INVALID, "key usage" },
         { "critical.pem", "server.key", "localhost", NOW, 0, GW_REASON_TLS_INVALID, "critical extension" },
+        { "wrong-key-type.pem", "server.key", "localhost", NOW, 0, GW_REASON_TLS_INVALID,
+          "has a key of another type than its signature" },
+        { "no-cert-sign.pem", "server.key", "localhost", NOW, 0, GW_REASON_TLS_INVALID,
+          "may not be used for this by its key usage" },
         { "large.pem", "server.key", "localhost", NOW, 0, GW_REASON_TLS_INVALID, "larger than the 8,192 bytes" }
     };
     refuse_all(list, GW__COUNT(list));
@@ -645,6 +649,27 @@ TEST(tls_trusts_a_self_signed_server_that_is_given_as_ca)
     free(text);
 }
 
+/* Most CAs that the world trusts have RSA keys. */
+TEST(tls_trusts_a_ca_with_an_rsa_key)
+{
+    run *r = run_new("rsa-signed.pem", "server.key");
+    char *text = cert_text("rsa-ca.pem");
+    run_begin(r);
+    CHECK_EQ(run_flow(r), GW__TLS_FAILED);      /* not by the CA of the other tests */
+    CHECK_EQ(run_fault(r)->reason, GW_REASON_TLS_UNTRUSTED);
+    r->trust.source.ca_pem = text;
+    gw__trust_free(&r->trust);
+    run_begin(r);
+    CHECK_EQ(r->trust.anchor_count, 1);
+    CHECK_EQ(run_flow(r), GW__TLS_OPEN);
+    r->peer->certificates[0].bytes[r->peer->certificates[0].len - 1] ^= 1;
+    memset(&r->ticket, 0, sizeof r->ticket);
+    run_begin(r);
+    CHECK_EQ(run_flow(r), GW__TLS_FAILED);      /* its signature was looked at */
+    run_free(r);
+    free(text);
+}
+
 TEST(tls_refuses_a_server_without_the_key_of_its_certificate)
 {
     run *r = run_new("server.pem", "ca.key");
@@ -677,6 +702,9 @@ TEST(tls_tells_what_a_server_speaks_that_is_not_our_tls)
         { "SSH-2.0-OpenSSH_9.2\r\n", 21, GW_REASON_TLS_PROTOCOL, "does not speak TLS; it begins with \"SSH-2\"" },
         { "\0\0\0\0\0\0", 6, GW_REASON_TLS_PROTOCOL, "begins with \"?????\"" },
         { "\x15\x03\x01\x00\x02\x02\x46", 7, GW_REASON_TLS_VERSION, "alert 70, protocol_version: it may speak TLS 1.3 only" },
+        { "\x15\x03\x01\x00\x02\x02\x28", 7, GW_REASON_TLS_VERSION, "localhost speaks nothing newer than TLS 1.1" },
+        { "\x15\x03\x02\x00\x02\x02\x28", 7, GW_REASON_TLS_VERSION, "localhost speaks nothing newer than TLS 1.1" },
+        { "\x15\x03\x01\x00\x02\x02\x50", 7, GW_REASON_TLS_ALERT, "alert 80, internal_error" },
         { "\x15\x03\x03\x00\x02\x02\x28", 7, GW_REASON_TLS_ALERT, "localhost refused with alert 40, handshake_failure" },
         { "\x15\x03\x03\x00\x02\x02\x70", 7, GW_REASON_TLS_ALERT, "alert 112, unrecognized_name" },
         { "\x15\x03\x03\x00\x02\x02\xEE", 7, GW_REASON_TLS_ALERT, "alert 238, an alert without a name" },
@@ -688,6 +716,59 @@ TEST(tls_tells_what_a_server_speaks_that_is_not_our_tls)
     for (i = 0; i < GW__COUNT(list); i++) {
         hear(&list[i], 100000);
         hear(&list[i], 1);
+    }
+}
+
+/* RFC 5246 section 7.2, RFC 6066 section 9, RFC 7301 section 3.2, RFC 7507, RFC 8446 section 6. */
+TEST(tls_tells_each_alert_by_the_name_that_its_rfc_gives)
+{
+    static const struct { uint8_t alert; const char *name; } list[] = {
+        { 10, "unexpected_message" }, { 20, "bad_record_mac" }, { 22, "record_overflow" }, { 40, "handshake_failure" },
+        { 42, "bad_certificate" }, { 47, "illegal_parameter" }, { 48, "unknown_ca" }, { 49, "access_denied" },
+        { 50, "decode_error" }, { 51, "decrypt_error" }, { 70, "protocol_version" }, { 71, "insufficient_security" },
+        { 80, "internal_error" }, { 86, "inappropriate_fallback" }, { 90, "user_canceled" },
+        { 110, "unsupported_extension" }, { 112, "unrecognized_name" }, { 116, "certificate_required" },
+        { 120, "no_application_protocol" }
+    };
+    size_t i;
+    for (i = 0; i < GW__COUNT(list); i++) {
+        run *r = run_new("server.pem", "server.key");
+        uint8_t record[7] = { 21, 3, 3, 0, 2, 2, 0 };
+        char words[64];
+        record[6] = list[i].alert;
+        snprintf(words, sizeof words, "localhost refused with alert %u, %s", (unsigned)list[i].alert, list[i].name);
+        run_begin(r);
+        CHECK_EQ(run_feed(r, record, sizeof record), GW__TLS_FAILED);
+        CHECK_EQ(run_fault(r)->reason, list[i].alert == 70 ? GW_REASON_TLS_VERSION : GW_REASON_TLS_ALERT);
+        CHECK_HAS(run_fault(r)->text, words);
+        run_free(r);
+    }
+}
+
+/* What a test cannot bring a server of BearSSL to do: the engine's error stands for it. */
+TEST(tls_tells_whose_fault_an_error_of_the_engine_is)
+{
+    static const struct { int error; uint32_t reason; const char *text; } list[] = {
+        { BR_ERR_BAD_FINISHED, GW_REASON_TLS_PROTOCOL, "localhost and we did not see the same handshake: somebody stands between" },
+        { BR_ERR_TOO_LARGE, GW_REASON_TLS_PROTOCOL, "localhost sent a record larger than TLS allows" },
+        { BR_ERR_BAD_LENGTH, GW_REASON_TLS_PROTOCOL, "localhost sent a record larger than TLS allows" },
+        { BR_ERR_BAD_CIPHER_SUITE, GW_REASON_TLS_PROTOCOL, "localhost chose a cipher that we did not offer" },
+        { BR_ERR_WRONG_KEY_USAGE, GW_REASON_TLS_INVALID, "may not be used with the cipher it chose" },
+        { BR_ERR_BAD_STATE, GW_REASON_TLS_OTHER, "BearSSL gave up" },
+        { BR_ERR_NO_RANDOM, GW_REASON_TLS_OTHER, "BearSSL gave up" },
+        { BR_ERR_UNEXPECTED, GW_REASON_TLS_PROTOCOL, "localhost broke the rules of TLS (BearSSL 10)" },
+        { BR_ERR_SEND_FATAL_ALERT + 70, GW_REASON_TLS_VERSION, "we refused what localhost sent with alert 70, protocol_version: it is older" },
+        { BR_ERR_SEND_FATAL_ALERT + 47, GW_REASON_TLS_PROTOCOL, "we refused what localhost sent with alert 47, illegal_parameter" },
+        { BR_ERR_RECV_FATAL_ALERT + 47, GW_REASON_TLS_ALERT, "localhost refused with alert 47, illegal_parameter" }
+    };
+    size_t i;
+    for (i = 0; i < GW__COUNT(list); i++) {
+        run *r = run_new("server.pem", "server.key");
+        run_begin(r);
+        gw__tls_explain(r->tls, list[i].error);
+        CHECK_EQ(run_fault(r)->reason, list[i].reason);
+        CHECK_HAS(run_fault(r)->text, list[i].text);
+        run_free(r);
     }
 }
 
@@ -996,6 +1077,35 @@ TEST(trust_takes_what_ssl_cert_file_names_and_nothing_else)
     CHECK(!trusts(r));
     CHECK_HAS(r->fault.text, "/nonexistent/ca.pem is not there");
     unsetenv("SSL_CERT_FILE");
+    run_free(r);
+}
+
+/* ... and where nobody names one: the first of the usual places. A machine may have none, and is told so. */
+TEST(trust_reads_the_bundle_of_the_system)
+{
+    run *r = run_new("server.pem", "server.key");
+    const char *path = NULL;
+    uint64_t stamp[2];
+    uint32_t number;
+    for (number = 1; (path = gw__sys_ca_path(number)) != NULL && !gw__sys_file_stamp(path, stamp); number++) { }
+    r->trust.source.ca_pem = NULL;
+    unsetenv("SSL_CERT_FILE");
+    if (path) {
+        CHECK(trusts(r));
+        CHECK(r->trust.anchor_count > 0);
+        CHECK_EQ(r->trust.generation, 1);
+        CHECK(trusts(r));
+        CHECK_EQ(r->trust.generation, 1);       /* unchanged: not read again */
+        run_begin(r);
+        CHECK_EQ(run_flow(r), GW__TLS_FAILED);
+        CHECK_EQ(run_fault(r)->reason, GW_REASON_TLS_UNTRUSTED);
+        CHECK_HAS(run_fault(r)->text, path);
+    } else {
+#ifndef GW_BUNDLED_ROOTS
+        CHECK(!trusts(r));
+        CHECK_HAS(r->fault.text, "neither SSL_CERT_FILE nor a bundle of this system is there");
+#endif
+    }
     run_free(r);
 }
 

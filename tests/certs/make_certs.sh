@@ -84,3 +84,11 @@ sign "$work/mail" intermediate "gw test intermediate" ca "$root\nextendedKeyUsag
 cp "$work/leaf.pem" mail-intermediate.pem; cat "$work/mail.pem" >> mail-intermediate.pem
 names=$(i=0; while [ $i -lt 400 ]; do printf 'DNS:a-rather-long-name-%d.gateway.test,' $i; i=$((i + 1)); done)
 sign large       server localhost       intermediate "$server\nsubjectAltName=${names}DNS:localhost"; chain large intermediate
+# A CA with an RSA key, as most that the world trusts; and two intermediates that must not serve as such.
+sign rsa-ca      server-rsa "gw rsa root" self "$root"
+cp rsa-ca.pem "$work/rsa-ca.pem"; cp server-rsa.key "$work/rsa-ca.key"
+sign rsa-signed  server localhost       "$work/rsa-ca" "$server\n$here"
+sign "$work/swapped" server-rsa "gw test intermediate" ca "$root"
+cp "$work/leaf.pem" wrong-key-type.pem; cat "$work/swapped.pem" >> wrong-key-type.pem
+sign "$work/no-sign" intermediate "gw test intermediate" ca "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,digitalSignature"
+cp "$work/leaf.pem" no-cert-sign.pem; cat "$work/no-sign.pem" >> no-cert-sign.pem
