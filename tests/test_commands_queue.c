@@ -96,6 +96,51 @@ TEST(presence_is_kept_by_a_resume_and_not_sent_again)
     world_end(&w);
 }
 
+/* The socket takes nothing for a while: what was given to the connection is on its way and not replaced. */
+TEST(presence_on_its_way_is_not_told_as_replaced)
+{
+    gw_ticket first, second, third;
+    begin_live(NULL);
+    w.write_full = 1;
+    first = show(0, "first");
+    CHECK(first > 0);
+    world_settle(&w);                           /* in the connection's buffer */
+    second = show(0, "second");
+    third = show(0, "third");
+    CHECK(second > first && third > second);
+    EXPECT_DROP(second, GW_REASON_NEWER, 1000);
+    CHECK_U64(sent(3), 0);
+    w.write_full = 0;
+    world_advance(&w, 1000);
+    CHECK_U64(sent(3), 2);
+    CHECK_HAS(sent_d(3, 0), "\"first\"");
+    CHECK_HAS(sent_d(3, 1), "\"third\"");
+    CHECK_U64(dropped(), 1);
+    CHECK_U64(stats_queue(), 0);
+    world_end(&w);
+}
+
+/* ... and once it has left, a cut does not bring it back. */
+TEST(presence_that_left_late_is_not_sent_again)
+{
+    begin_live(NULL);
+    w.write_full = 1;
+    CHECK(show(0, "late") > 0);
+    world_advance(&w, 2000);
+    CHECK_U64(sent(3), 0);
+    CHECK_U64(stats_queue(), 1);
+    w.write_full = 0;
+    world_advance(&w, 1000);
+    CHECK_U64(sent(3), 1);
+    CHECK_U64(stats_queue(), 0);
+    world_do(&w, "cut");
+    WORLD_EXPECT(&w, GW_RESUMED, 10000);
+    world_advance(&w, 60000);
+    CHECK_U64(sent(3), 1);
+    CHECK_U64(dropped(), 0);
+    world_end(&w);
+}
+
 /* However long the connection is away: it has no age, and leaves behind RESUMED. */
 TEST(presence_that_waits_leaves_after_resumed_however_old)
 {
@@ -260,6 +305,34 @@ TEST(presence_set_while_a_shard_is_stopped_reaches_the_session_that_it_resumes)
 }
 
 /* Whatever fails for want of memory: a ticket that was given out is the newest, or comes back. */
+/* Whoever waits has to be told when a newer one takes its place; where there is no place for that, the newer one is
+ * not taken. */
+TEST(presence_is_not_replaced_while_the_queue_is_full)
+{
+    gw_ticket first, voice[2];
+    world_init(&w);
+    w.cfg.max_queued = 2;
+    w.keep_log = 1;
+    world_begin(&w, NULL);
+    voice[0] = leave_voice(guild(0));
+    voice[1] = leave_voice(guild(1));
+    CHECK(voice[0] > 0 && voice[1] > 0);
+    first = show(0, "first");
+    CHECK(first > 0);                           /* takes no place of theirs */
+    CHECK_EQ(show(0, "second"), GW_ERROR_QUEUE_FULL);
+    CHECK_HAS(gw_why(w.gw), "max_queued");
+    CHECK_EQ(show(GW_ALL, "second"), GW_ERROR_QUEUE_FULL);
+    WORLD_EXPECT(&w, GW_READY, 1000);
+    world_settle(&w);
+    CHECK_U64(sent_in_all(), 2);
+    CHECK_HAS(identify(0), "\"first\"");
+    CHECK(show(0, "second") > first);           /* ... and now it is */
+    world_settle(&w);
+    CHECK_HAS(sent_d(3, 0), "\"second\"");
+    CHECK_U64(dropped(), 0);
+    world_end(&w);
+}
+
 TEST(presence_replaced_without_memory_is_told_or_not_taken)
 {
     uint64_t spare;
