@@ -255,6 +255,35 @@ TEST(shards_start_and_stop_answer_each_mistake_with_a_sentence)
     world_end(&w);
 }
 
+/* Whatever allocation fails: the shard is refused, the others live, and with memory it starts. */
+TEST(shards_start_without_memory_is_refused_and_harms_none)
+{
+    uint64_t more;
+    int32_t result = GW_ERROR_NO_MEMORY;
+    for (more = 0; result != GW_OK && more < 100; more++) {
+        int32_t id;
+        init_shards(1, 64);
+        world_begin(&w, NULL);
+        expect_each(GW_READY, 1);
+        for (id = 1; w.gw->shard_count < w.gw->shard_cap; id++) CHECK_EQ(gw_shard_start(w.gw, id, NULL, 0), GW_OK);
+        world_advance(&w, 1000);
+        w.fail_after = w.allocations + more;        /* the list of shards has to grow as well */
+        result = gw_shard_start(w.gw, id, NULL, 0);
+        w.fail_after = 0;
+        if (result != GW_OK) {
+            CHECK_EQ(result, GW_ERROR_NO_MEMORY);
+            CHECK_HAS(gw_why(w.gw), "no room: gw_shard_start");
+            CHECK_EQ(gw_shard_live(w.gw, GW_ALL), 1);
+            CHECK_EQ(gw_shard_start(w.gw, id, NULL, 0), GW_OK);
+        }
+        world_advance(&w, 1000);
+        CHECK_U64(world_count_events(&w, GW_READY), (size_t)id + 1);
+        world_end(&w);
+    }
+    CHECK_EQ(result, GW_OK);
+    CHECK(more > 2);
+}
+
 TEST(shards_stopped_one_resumes_from_its_own_text)
 {
     const world_event *resumed;

@@ -327,6 +327,36 @@ TEST(shards_tended_during_long_work_all_beat_and_lose_nothing)
     world_end(&w);                                  /* no beat was missed */
 }
 
+/* The caller tends for ten minutes and takes no event. Twelve connections are cut; their notices leave room for no
+ * other, so that nothing is read any more. The four others beat on, and are not judged by what was not read. */
+TEST(shards_beat_on_while_untaken_notices_take_all_the_room)
+{
+    enum { MANY = 16, CUT = 12 };
+    world_stream *stream;
+    uint32_t second, cut = 0;
+    size_t i;
+    char why[200];
+    begin_live(MANY);
+    world_free_events(&w);
+    for (stream = w.streams; cut < CUT; stream = stream->next, cut++)
+        CHECK(sim_command(w.gateway, stream->conn, "cut", world_sim_ms(&w), why, sizeof why));
+    for (second = 0; second < 600; second++) {
+        w.now_us += 1000000;
+        carry_all();
+        gw_tend(w.gw);
+        carry_all();
+    }
+    CHECK(!gw__notices_have_room(&w.gw->shared.notices));
+    CHECK(world_count(&w, WORLD_EV("heartbeat"), NULL) >= (MANY - CUT) * (600000 / 41250 - 1));
+    CHECK_U64(sim_get_stats(w.gateway)->violations, 0);         /* no beat was missed */
+    world_advance(&w, 100000);
+    CHECK_U64(world_count_events(&w, GW_READY) + world_count_events(&w, GW_RESUMED), CUT);
+    for (i = 0; i < w.event_count; i++)
+        if (w.events[i].type == GW_DISCONNECTED) CHECK(w.events[i].reason != GW_REASON_NO_ACK);
+    CHECK_EQ(gw_shard_live(w.gw, GW_ALL), 1);
+    world_end(&w);
+}
+
 /* ---- fair to all ---- */
 
 /* Seven are flooded with guilds of 60 KB, more of them than a turn takes; the eighth has a message
