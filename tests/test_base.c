@@ -69,6 +69,15 @@ TEST(sys_names_the_system)
 #endif
 }
 
+TEST(version_in_numbers_is_the_version_in_words)
+{
+    char words[32];
+    CHECK_U64(gw_version(), GW_VERSION);
+    snprintf(words, sizeof words, "%u.%u.%u", (unsigned)(gw_version() >> 16), (unsigned)(gw_version() >> 8 & 255u),
+             (unsigned)(gw_version() & 255u));
+    CHECK_TEXT(words, GW_VERSION_TEXT);
+}
+
 /* ---- platform: files ---- */
 static void write_file(const char *path, const char *text)
 {

@@ -135,6 +135,35 @@ TEST(config_urls_that_are_none_are_refused)
     }
 }
 
+/* A path may be long as far as the version and the encoding fit behind it. */
+TEST(config_url_with_a_long_path_is_taken_whole_or_refused)
+{
+    char url[GW__PATH_MAX + 64], path[GW__PATH_MAX + 32];
+    size_t len, taken = 0, refused = 0;
+    memset(path, 'p', sizeof path);
+    for (len = GW__PATH_MAX - 64; len < sizeof path; len++) {
+        world_init(&w);
+        snprintf(url, sizeof url, "ws://127.0.0.1/%.*s", (int)len, path);
+        w.cfg.url = url;
+        w.any_violations = 1;                       /* this gateway is at "/" */
+        world_begin(&w, NULL);
+        world_settle(&w);
+        if (w.opens) {
+            taken++;
+            CHECK_U64(refused, 0);
+            snprintf(url, sizeof url, "/%.*s?v=10&encoding=json", (int)len, path);
+            CHECK_HAS(world_last(&w, GW_CONNECTING)->message, url);
+        } else {
+            refused++;
+            CHECK_EQ(world_last(&w, GW_FATAL)->reason, GW_REASON_CONFIG);
+            CHECK_HAS(world_last(&w, GW_FATAL)->message, "has a path ");
+        }
+        world_end(&w);
+    }
+    CHECK(taken > 20);
+    CHECK(refused > 40);
+}
+
 TEST(config_plain_urls_of_loopback_hosts_are_taken)
 {
     static const char *const urls[] = { "ws://127.0.0.1", "ws://127.0.0.1:8080/", "ws://localhost/", "ws://[::1]:9000/",
