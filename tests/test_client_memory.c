@@ -96,6 +96,28 @@ TEST(memory_fixed_block_of_the_needed_size_serves_a_whole_session)
     free(block);
 }
 
+TEST(memory_needed_counts_no_anchors_that_are_borrowed)
+{
+    static const char pem[] = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    br_x509_trust_anchor anchors[1];
+    gw_config cfg;
+    size_t none, borrowed, own;
+    memset(anchors, 0, sizeof anchors);
+    world_init(&w);
+    cfg = w.cfg;
+    cfg.url = "wss://gateway.test/";
+    cfg.transport = NULL;
+    none = gw_memory_needed(&cfg);
+    cfg.ca_pem = pem;
+    own = gw_memory_needed(&cfg);
+    cfg.trust_anchors = anchors;
+    cfg.trust_anchor_count = 1;
+    cfg.ca_pem = NULL;
+    borrowed = gw_memory_needed(&cfg);
+    CHECK(borrowed <= none);
+    CHECK(own > borrowed + BR_X509_BUFSIZE_KEY);
+}
+
 TEST(memory_fixed_block_skips_what_does_not_fit_and_lives)
 {
     size_t bytes = 120000;

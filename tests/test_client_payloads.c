@@ -47,6 +47,34 @@ TEST(client_takes_fragments_with_pings_in_between)
     }
 }
 
+/* The socket takes nothing while pings come in: what waits to be answered has an end, and so has its memory. */
+TEST(client_answers_no_flood_of_pings_for_ever)
+{
+    uint32_t i;
+    uint64_t before;
+    size_t pongs;
+    world_init(&w);
+    world_begin(&w, NULL);
+    WORLD_EXPECT(&w, GW_READY, 1000);
+    world_settle(&w);
+    before = w.live_bytes;
+    w.write_full = 1;
+    for (i = 0; i < 2000; i++) {
+        world_do(&w, "ping flood flood flood flood flood flood flood");
+        world_settle(&w);
+    }
+    CHECK(w.live_bytes < before + 16384);
+    w.write_full = 0;
+    world_settle(&w);
+    pongs = world_count(&w, WORLD_EV("pong"), "flood");
+    CHECK(pongs > 20 && pongs < 200);
+    world_do(&w, "ping after");                     /* ... and then they are answered as before */
+    world_settle(&w);
+    CHECK_U64(world_count(&w, WORLD_EV("pong"), "after"), 1);
+    CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
+    world_end(&w);
+}
+
 TEST(client_takes_a_ping_between_two_fragments_of_an_event)
 {
     begin_live(NULL);

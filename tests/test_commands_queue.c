@@ -797,4 +797,38 @@ TEST(rate_limited_that_is_held_over_a_disconnect_keeps_its_ticket)
     world_end(&w);
 }
 
+/* ... and a chunk is not counted a second time: the other one never comes, and that is told. */
+TEST(chunk_that_is_held_over_a_disconnect_is_counted_once)
+{
+    char command[200];
+    gw_ticket ticket;
+    world_stream *stream;
+    int i;
+    begin_live(NULL);
+    ticket = ask(STRANGER, "u");
+    CHECK(ticket > 0);
+    world_settle(&w);
+    snprintf(command, sizeof command, "event GUILD_MEMBERS_CHUNK {\"guild_id\":\"%llu\",\"members\":[],"
+             "\"chunk_index\":0,\"chunk_count\":2}", (unsigned long long)STRANGER);
+    world_do(&w, command);
+    for (i = 0; i < 20; i++) {
+        sim_tick(w.gateway, world_sim_ms(&w));
+        for (stream = w.streams; stream; stream = stream->next) world_carry(stream);
+        gw_tend(w.gw);
+    }
+    CHECK_EQ(gw_hold(w.gw, GW_ALL, 1), GW_OK);
+    w.slept_us += 60000000;
+    world_advance(&w, 20000);
+    CHECK_EQ(gw_hold(w.gw, GW_ALL, 0), GW_OK);
+    world_advance(&w, 1000);
+    CHECK_U64(world_count_events(&w, GW_RESUMED), 1);
+    CHECK_U64(world_count_events(&w, GW_GUILD_MEMBERS_CHUNK), 1);
+    world_check_delivery(&w, 1);
+    CHECK_U64(dropped(), 0);
+    world_do(&w, "op9 false");
+    EXPECT_DROP(ticket, GW_REASON_SESSION_GONE, 20000);
+    w.any_violations = 1;                           /* no guild of the bot: no answer but ours */
+    world_end(&w);
+}
+
 CHECK_MAIN()

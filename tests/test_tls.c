@@ -973,6 +973,37 @@ TEST(trust_reads_certificates_between_other_text)
     free(all);
 }
 
+/* OpenSSL has written and read that label, too. */
+TEST(trust_reads_x509_certificate_as_a_label)
+{
+    run *r = run_new("server.pem", "server.key");
+    char *text = cert_text("other-ca.pem");
+    size_t len = strlen(text);
+    snprintf(text + len, 65536 - len, "-----BEGIN X509 CERTIFICATE-----\n%.*s-----END X509 CERTIFICATE-----\n",
+             (int)(strstr(r->pem, "-----END") - r->pem - 28), r->pem + 28);
+    r->trust.source.ca_pem = text;
+    run_begin(r);
+    CHECK_EQ(r->trust.anchor_count, 2);
+    CHECK_EQ(run_flow(r), GW__TLS_OPEN);
+    run_free(r);
+    free(text);
+}
+
+TEST(trust_takes_a_thousand_certificates_and_no_more)
+{
+    run *r = run_new("server.pem", "server.key");
+    size_t i, len = strlen(r->pem);
+    char *all = (char *)calloc(GW__TRUST_ANCHORS_MAX + 20, len + 1);
+    for (i = 0; i < GW__TRUST_ANCHORS_MAX + 19; i++) memcpy(all + i * len, r->pem, len);
+    r->trust.source.ca_pem = all;
+    CHECK(trusts(r));
+    CHECK_EQ(r->trust.anchor_count, GW__TRUST_ANCHORS_MAX);
+    run_begin(r);
+    CHECK_EQ(run_flow(r), GW__TLS_OPEN);
+    run_free(r);
+    free(all);
+}
+
 TEST(trust_says_what_it_found_instead_of_certificates)
 {
     run *r = run_new("server.pem", "server.key");
