@@ -186,11 +186,23 @@ TEST(sys_error_texts_are_for_people)
     CHECK_HAS(gw__sys_error_text(ECONNREFUSED), "nothing listens");
     CHECK_HAS(gw__sys_error_text(ETIMEDOUT), "timed out");
     CHECK_HAS(gw__sys_error_text(ENETUNREACH), "online");
+    CHECK_HAS(gw__sys_error_text(ECONNRESET), "reset by the peer");
+    CHECK_HAS(gw__sys_error_text(EPIPE), "no longer reads");
+    CHECK_HAS(gw__sys_error_text(EHOSTUNREACH), "no route");
+    CHECK_HAS(gw__sys_error_text(ENETDOWN), "network is down");
+    CHECK_HAS(gw__sys_error_text(EADDRNOTAVAIL), "no local address");
+    CHECK_HAS(gw__sys_error_text(EAFNOSUPPORT), "address family");
     CHECK_HAS(gw__sys_error_text(EMFILE), "ulimit");
+    CHECK_HAS(gw__sys_error_text(ENFILE), "ulimit");
+    CHECK_HAS(gw__sys_error_text(ENOBUFS), "out of memory");
+    CHECK_HAS(gw__sys_error_text(EPERM), "forbids it");
+    CHECK_HAS(gw__sys_error_text(EACCES), "forbids it");
     CHECK(gw__sys_error_text(0)[0] != 0);
     CHECK(gw__sys_error_text(99999)[0] != 0);
     CHECK_HAS(gw__sys_resolve_text(EAI_NONAME), "no such host");
     CHECK_HAS(gw__sys_resolve_text(EAI_AGAIN), "online");
+    CHECK_HAS(gw__sys_resolve_text(EAI_FAIL), "name server failed");
+    CHECK_HAS(gw__sys_resolve_text(EAI_MEMORY), "no memory");
     CHECK(gw__sys_resolve_text(12345)[0] != 0);
 }
 
