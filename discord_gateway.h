@@ -1364,9 +1364,17 @@ typedef struct gw__cell {       /* a piece of the fixed block; the next begins r
     size_t used;
 } gw__cell;
 
+#define GW__MEM_SPARES 4u
+#define GW__MEM_SPARE_MIN (4u * 1024u)
+#define GW__MEM_SPARE_MAX (64u * 1024u)
+
 typedef struct gw__mem {
     void *(*alloc)(void *user, void *old, size_t old_bytes, size_t new_bytes);
     void *user;
+    /* Buffers that one connection needed while something came in, for the next one that does: so a
+     * thousand idle ones share a few. In use, as far as the counts below go. */
+    struct { void *bytes; size_t len; } spares[GW__MEM_SPARES];
+    uint32_t keeps_spares, spare_turn;
     uint8_t *block;             /* config.memory, or NULL */
     size_t block_bytes;
     uint64_t now_bytes, peak_bytes;
@@ -1439,8 +1447,11 @@ static size_t gw__mem_cell_bytes(size_t bytes)
  * reads. */
 static void gw__mem_wipe(void *bytes, size_t len)
 {
+    volatile uint64_t *word;
     volatile uint8_t *at = (volatile uint8_t *)bytes;
-    while (len-- > 0) *at++ = 0;
+    for (; len > 0 && (uintptr_t)at % sizeof *word; len--) *at++ = 0;
+    for (word = (volatile uint64_t *)(volatile void *)at; len >= sizeof *word; len -= sizeof *word) *word++ = 0;
+    for (at = (volatile uint8_t *)word; len > 0; len--) *at++ = 0;
 }
 
 static void *gw__mem_block_new(gw__mem *mem, size_t bytes)
@@ -1486,19 +1497,68 @@ static void *gw__mem_block_resize(gw__mem *mem, void *old, size_t old_bytes, siz
     return moved;
 }
 
+static void *gw__mem_ask(gw__mem *mem, void *old, size_t old_bytes, size_t new_bytes)
+{
+    void *fresh;
+    mem->in_hook = 1;
+    fresh = mem->alloc(mem->user, old, old_bytes, new_bytes);
+    mem->in_hook = 0;
+    return fresh;
+}
+
+static void *gw__mem_take_spare(gw__mem *mem, size_t bytes)
+{
+    uint32_t i;
+    void *spare;
+    for (i = 0; i < GW__MEM_SPARES; i++) {
+        if (!mem->spares[i].bytes || mem->spares[i].len != bytes) continue;
+        spare = mem->spares[i].bytes;
+        mem->spares[i].bytes = NULL;
+        return spare;
+    }
+    return NULL;
+}
+
+static void gw__mem_drop_spare(gw__mem *mem, uint32_t i)
+{
+    if (!mem->spares[i].bytes) return;
+    gw__mem_ask(mem, mem->spares[i].bytes, mem->spares[i].len, 0);
+    mem->now_bytes -= mem->spares[i].len;
+    mem->spares[i].bytes = NULL;
+}
+
+static void gw__mem_drop_spares(gw__mem *mem)
+{
+    uint32_t i;
+    for (i = 0; i < GW__MEM_SPARES; i++) gw__mem_drop_spare(mem, i);
+    mem->keeps_spares = 0;
+}
+
+/* In an empty place, or instead of the one that was kept longest. 0: it is not of a kind to keep. */
+static int gw__mem_keep_spare(gw__mem *mem, void *bytes, size_t len)
+{
+    uint32_t i = 0;
+    if (!mem->keeps_spares || len < GW__MEM_SPARE_MIN || len > GW__MEM_SPARE_MAX) return 0;
+    while (i < GW__MEM_SPARES && mem->spares[i].bytes) i++;
+    if (i == GW__MEM_SPARES) i = mem->spare_turn++ % GW__MEM_SPARES;
+    gw__mem_drop_spare(mem, i);
+    mem->spares[i].bytes = bytes;
+    mem->spares[i].len = len;
+    return 1;
+}
+
 /* NULL: no room, and `old` stays as it was. new_bytes 0 frees. */
 static void *gw__mem_resize(gw__mem *mem, void *old, size_t old_bytes, size_t new_bytes)
 {
     void *fresh;
     if (!old && new_bytes == 0) return NULL;
-    if (mem->block) {
+    if (!old && (fresh = gw__mem_take_spare(mem, new_bytes)) != NULL) return fresh;
+    if (!new_bytes && gw__mem_keep_spare(mem, old, old_bytes)) return NULL;
+    if (!mem->block)
+        fresh = gw__mem_ask(mem, old, old_bytes, new_bytes);
+    else
         fresh = old ? gw__mem_block_resize(mem, old, old_bytes, new_bytes)
                     : gw__mem_block_new(mem, new_bytes);
-    } else {
-        mem->in_hook = 1;
-        fresh = mem->alloc(mem->user, old, old_bytes, new_bytes);
-        mem->in_hook = 0;
-    }
     if (!fresh && new_bytes) return NULL;
     mem->now_bytes += new_bytes;
     mem->now_bytes -= old ? old_bytes : 0;
@@ -2699,6 +2759,7 @@ static int32_t gw__tcp_write(gw__tcp *tcp, gw__net *net, const void *bytes, size
 /* 85 bytes are BearSSL's overhead, 1,024 the step it would round down to; a record fits one TCP
  * segment. */
 #define GW__TLS_OUT_BYTES     (1024u + 85u)
+#define GW__TLS_IN_BYTES      BR_SSL_BUFSIZE_INPUT      /* a smaller one would limit what the peer may send */
 
 /* ---- trust: the CA certificates that we believe ---- */
 typedef struct gw__anchor {
@@ -3479,9 +3540,17 @@ static int gw__certificate_is_for_address(const gw__certificate *certificate, co
 }
 
 /* ---- the verifier: our br_x509_class; lives while the handshake lasts ---- */
+/* What a chain needs while it is looked at; most of a connection's life there is none. */
+typedef struct gw__verifier_work {
+    br_x509_minimal_context minimal;
+    br_x509_trust_anchor picked[GW__TLS_PICKED_MAX];
+    uint8_t bytes[GW__TLS_CERT_MAX];    /* the certificate in hand */
+} gw__verifier_work;
+
 typedef struct gw__verifier {
     const br_x509_class *vtable;        /* first: a pointer to it is a pointer to us */
-    br_x509_minimal_context minimal;
+    gw__mem *mem;
+    gw__verifier_work *work;            /* NULL: no chain has come, or there is no memory for it */
     const gw__trust *trust;
     const char *host;                   /* borrowed from the gw__tls, like the fault */
     gw__fault *fault;
@@ -3495,9 +3564,8 @@ typedef struct gw__verifier {
     int64_t valid_until;                /* when the first of them expires */
     char subject[80], issuer[80];       /* of the last one */
     char names[160];                    /* what the first one is for */
-    br_x509_trust_anchor picked[GW__TLS_PICKED_MAX];
     uint32_t length, filled;            /* of the certificate in hand */
-    uint8_t bytes[GW__TLS_CERT_MAX];
+    uint32_t is_over;                   /* the verdict is there; its key serves until our answer is */
 } gw__verifier;
 
 static gw__verifier *gw__verifier_of(const br_x509_class **context)
@@ -3509,7 +3577,7 @@ static gw__verifier *gw__verifier_of(const br_x509_class **context)
  * behind it. */
 static int gw__verifier_is_decided(const gw__verifier *verifier)
 {
-    return verifier->fault->reason || verifier->minimal.err;
+    return verifier->fault->reason || verifier->work->minimal.err;
 }
 
 /* "the certificate of HOST" or, of one above it, who it is; for the beginning of a sentence. */
@@ -3616,23 +3684,23 @@ static void gw__verifier_note(gw__verifier *verifier, const gw__certificate *cer
 static void gw__verifier_pick(gw__verifier *verifier, const gw__certificate *certificate)
 {
     size_t count = gw__trust_pick(verifier->trust, certificate->issuer.at,
-                                  certificate->issuer.left, verifier->picked, 0);
+                                  certificate->issuer.left, verifier->work->picked, 0);
     verifier->last_is_claimed = count > 0;
     if (verifier->certificate_count == 1 && !verifier->last_is_self_signed)
         count = gw__trust_pick(verifier->trust, certificate->subject.at, certificate->subject.left,
-                               verifier->picked, count);
-    verifier->minimal.trust_anchors = verifier->picked;
-    verifier->minimal.trust_anchors_num = count;
+                               verifier->work->picked, count);
+    verifier->work->minimal.trust_anchors = verifier->work->picked;
+    verifier->work->minimal.trust_anchors_num = count;
 }
 
 /* BearSSL counts days from the year 0; 719,528 of them lie before 1970. */
 static void gw__verifier_hand_on(gw__verifier *verifier)
 {
-    const br_x509_class **minimal = &verifier->minimal.vtable;
-    br_x509_minimal_set_time(&verifier->minimal, (uint32_t)(verifier->now / 86400 + 719528),
+    const br_x509_class **minimal = &verifier->work->minimal.vtable;
+    br_x509_minimal_set_time(&verifier->work->minimal, (uint32_t)(verifier->now / 86400 + 719528),
                              (uint32_t)(verifier->now % 86400));
     (*minimal)->start_cert(minimal, verifier->length);
-    (*minimal)->append(minimal, verifier->bytes, verifier->length);
+    (*minimal)->append(minimal, verifier->work->bytes, verifier->length);
     (*minimal)->end_cert(minimal);
 }
 
@@ -3640,12 +3708,12 @@ static void gw__verifier_certificate(gw__verifier *verifier)
 {
     gw__certificate certificate;
     verifier->certificate_count++;
-    if (verifier->length > sizeof verifier->bytes) {
+    if (verifier->length > sizeof verifier->work->bytes) {
         gw__verifier_refuse(verifier, GW_REASON_TLS_INVALID,
                             "is larger than the 8,192 bytes that we take");
         return;
     }
-    if (!gw__certificate_read(&certificate, verifier->bytes, verifier->length)) {
+    if (!gw__certificate_read(&certificate, verifier->work->bytes, verifier->length)) {
         gw__verifier_refuse(verifier, GW_REASON_TLS_INVALID, "is malformed");
         return;
     }
@@ -3726,10 +3794,39 @@ static void gw__verifier_explain(gw__verifier *verifier, unsigned error)
     }
 }
 
+/* 0: no memory, which is the verdict then. */
+static int gw__verifier_begin(gw__verifier *verifier)
+{
+    br_x509_minimal_context *minimal;
+    verifier->work = (gw__verifier_work *)gw__mem_new(verifier->mem, sizeof *verifier->work);
+    if (!verifier->work) {
+        gw__fault_set(verifier->fault, GW_REASON_MEMORY, 0,
+                      "TLS: no memory to look at the certificates of %s", verifier->host);
+        return 0;
+    }
+    minimal = &verifier->work->minimal;
+    br_x509_minimal_init(minimal, &br_sha256_vtable, verifier->work->picked, 0);
+    br_x509_minimal_set_hash(minimal, br_sha256_ID, &br_sha256_vtable);
+    br_x509_minimal_set_hash(minimal, br_sha384_ID, &br_sha384_vtable);
+    br_x509_minimal_set_hash(minimal, br_sha512_ID, &br_sha512_vtable);
+    br_x509_minimal_set_rsa(minimal, br_rsa_pkcs1_vrfy_get_default());
+    br_x509_minimal_set_ecdsa(minimal, br_ec_get_default(), br_ecdsa_vrfy_asn1_get_default());
+    br_x509_minimal_set_minrsa(minimal, 256);
+    return 1;
+}
+
+static void gw__verifier_end(gw__verifier *verifier)
+{
+    gw__mem_free(verifier->mem, verifier->work, sizeof *verifier->work);
+    verifier->work = NULL;
+}
+
 static void gw__verifier_on_chain_begin(const br_x509_class **context, const char *server_name)
 {
     gw__verifier *verifier = gw__verifier_of(context);
-    const br_x509_class **minimal = &verifier->minimal.vtable;
+    const br_x509_class **minimal;
+    if (!gw__verifier_begin(verifier)) return;
+    minimal = &verifier->work->minimal.vtable;
     (*minimal)->start_chain(minimal, server_name);
 }
 
@@ -3744,9 +3841,9 @@ static void gw__verifier_on_bytes(const br_x509_class **context, const unsigned 
                                   size_t len)
 {
     gw__verifier *verifier = gw__verifier_of(context);
-    if (verifier->length > sizeof verifier->bytes ||
+    if (!verifier->work || verifier->length > sizeof verifier->work->bytes ||
         len > verifier->length - verifier->filled) return;
-    memcpy(verifier->bytes + verifier->filled, bytes, len);
+    memcpy(verifier->work->bytes + verifier->filled, bytes, len);
     verifier->filled += (uint32_t)len;
 }
 
@@ -3759,8 +3856,12 @@ static void gw__verifier_on_end(const br_x509_class **context)
 static unsigned gw__verifier_on_chain_end(const br_x509_class **context)
 {
     gw__verifier *verifier = gw__verifier_of(context);
-    const br_x509_class **minimal = &verifier->minimal.vtable;
-    unsigned error = (*minimal)->end_chain(minimal);
+    const br_x509_class **minimal;
+    unsigned error;
+    if (!verifier->work) return BR_ERR_X509_NOT_TRUSTED;
+    verifier->is_over = 1;
+    minimal = &verifier->work->minimal.vtable;
+    error = (*minimal)->end_chain(minimal);
     if (error) gw__verifier_explain(verifier, error);
     return verifier->fault->reason && !error ? (unsigned)BR_ERR_X509_NOT_TRUSTED : error;
 }
@@ -3769,7 +3870,9 @@ static const br_x509_pkey *gw__verifier_on_key(const br_x509_class *const *conte
                                                unsigned *usages)
 {
     const gw__verifier *verifier = (const gw__verifier *)(const void *)context;
-    const br_x509_class *const *minimal = &verifier->minimal.vtable;
+    const br_x509_class *const *minimal;
+    if (!verifier->work) return NULL;
+    minimal = &verifier->work->minimal.vtable;
     return (*minimal)->get_pkey(minimal, usages);
 }
 
@@ -3780,19 +3883,6 @@ static const br_x509_class gw__verifier_class = {
 };
 
 /* SHA-1 is left out and RSA begins at 2048 bits (256 bytes). */
-static void gw__verifier_init(gw__verifier *verifier)
-{
-    br_x509_minimal_context *minimal = &verifier->minimal;
-    verifier->vtable = &gw__verifier_class;
-    verifier->valid_until = INT64_MAX;
-    br_x509_minimal_init(minimal, &br_sha256_vtable, verifier->picked, 0);
-    br_x509_minimal_set_hash(minimal, br_sha256_ID, &br_sha256_vtable);
-    br_x509_minimal_set_hash(minimal, br_sha384_ID, &br_sha384_vtable);
-    br_x509_minimal_set_hash(minimal, br_sha512_ID, &br_sha512_vtable);
-    br_x509_minimal_set_rsa(minimal, br_rsa_pkcs1_vrfy_get_default());
-    br_x509_minimal_set_ecdsa(minimal, br_ec_get_default(), br_ecdsa_vrfy_asn1_get_default());
-    br_x509_minimal_set_minrsa(minimal, 256);
-}
 
 /* ---- one connection ---- */
 typedef enum gw__tls_state {
@@ -3815,7 +3905,7 @@ typedef struct gw__tls_ticket {
 
 typedef struct gw__tls {
     gw__mem *mem;
-    gw__verifier *verifier;             /* NULL once open */
+    gw__verifier verifier;              /* works until it is open */
     br_ssl_client_context client;
     gw__fault fault;
     char host[GW__HOST_MAX];
@@ -3825,7 +3915,7 @@ typedef struct gw__tls {
     uint32_t is_open, is_closing;       /* is_closing: gw__tls_close() was called */
     uint64_t received;                  /* bytes of ciphertext */
     uint8_t first[5];                   /* of them: a record's header, or what is no TLS */
-    uint8_t in[BR_SSL_BUFSIZE_INPUT];   /* a smaller one would limit what the peer may send */
+    uint8_t *in;                        /* GW__TLS_IN_BYTES; NULL: it rests */
     uint8_t out[GW__TLS_OUT_BYTES];
 } gw__tls;
 
@@ -3874,9 +3964,9 @@ static void gw__tls_set_engine(gw__tls *tls, const uint8_t seed[32])
     br_ssl_engine_set_versions(engine, BR_TLS12, BR_TLS12);
     gw__tls_set_suites(engine);
     gw__tls_set_algorithms(engine);
-    br_ssl_engine_set_x509(engine, &tls->verifier->vtable);
+    br_ssl_engine_set_x509(engine, &tls->verifier.vtable);
     br_ssl_engine_add_flags(engine, BR_OPT_NO_RENEGOTIATION);   /* so the verifier may go early */
-    br_ssl_engine_set_buffers_bidi(engine, tls->in, sizeof tls->in, tls->out, sizeof tls->out);
+    br_ssl_engine_set_buffers_bidi(engine, tls->first, GW__TLS_IN_BYTES, tls->out, sizeof tls->out);
     /* Our small output buffer would make BearSSL ask the server for small records (RFC 6066
      * section 4). */
     engine->log_max_frag_len = 14;
@@ -3889,8 +3979,10 @@ static void gw__tls_set_engine(gw__tls *tls, const uint8_t seed[32])
 static void gw__tls_set_verifier(gw__tls *tls, const gw__trust *trust, uint64_t unix_time,
                                  uint32_t clock_is_floor)
 {
-    gw__verifier *verifier = tls->verifier;
-    gw__verifier_init(verifier);
+    gw__verifier *verifier = &tls->verifier;
+    verifier->vtable = &gw__verifier_class;
+    verifier->mem = tls->mem;
+    verifier->valid_until = INT64_MAX;
     verifier->trust = trust;
     verifier->host = tls->host;
     verifier->fault = &tls->fault;
@@ -3911,40 +4003,32 @@ static int gw__tls_ticket_fits(const gw__tls *tls, const gw__tls_ticket *ticket,
  * compare. */
 static int gw__tls_begin(gw__tls *tls, const gw__tls_ticket *ticket)
 {
-    int resume = gw__tls_ticket_fits(tls, ticket, tls->verifier->now);
+    int resume = gw__tls_ticket_fits(tls, ticket, tls->verifier.now);
     if (resume) {
         br_ssl_engine_set_session_parameters(&tls->client.eng, &ticket->parameters);
         tls->valid_until = ticket->valid_until;
     }
-    return br_ssl_client_reset(&tls->client, tls->verifier->address_len ? NULL : tls->host, resume);
-}
-
-static void gw__tls_drop_verifier(gw__tls *tls)
-{
-    gw__mem_free(tls->mem, tls->verifier, sizeof *tls->verifier);
-    tls->verifier = NULL;
+    return br_ssl_client_reset(&tls->client, tls->verifier.address_len ? NULL : tls->host, resume);
 }
 
 /* Wipes the keys. */
+static void gw__tls_drop_in(gw__tls *tls)
+{
+    if (!tls->in) return;
+    gw__mem_wipe(tls->in, GW__TLS_IN_BYTES);
+    gw__mem_free(tls->mem, tls->in, GW__TLS_IN_BYTES);
+    tls->in = NULL;
+}
+
 static void gw__tls_free(gw__tls *tls)
 {
     gw__mem *mem;
     if (!tls) return;
     mem = tls->mem;
-    gw__tls_drop_verifier(tls);
+    gw__verifier_end(&tls->verifier);
+    gw__tls_drop_in(tls);
     gw__mem_wipe(tls, sizeof *tls);
     gw__mem_free(mem, tls, sizeof *tls);
-}
-
-static gw__tls *gw__tls_allocate(gw__mem *mem)
-{
-    gw__tls *tls = (gw__tls *)gw__mem_new(mem, sizeof *tls);
-    if (!tls) return NULL;
-    tls->mem = mem;
-    tls->verifier = (gw__verifier *)gw__mem_new(mem, sizeof *tls->verifier);
-    if (tls->verifier) return tls;
-    gw__tls_free(tls);
-    return NULL;
 }
 
 /* A client for one connection; NULL: the fault says why. Trust must outlive its handshake, the
@@ -3962,11 +4046,12 @@ static gw__tls *gw__tls_new(gw__mem *mem, gw__trust *trust, const char *host, ui
                       "or config.unix_time_floor");
         return NULL;
     }
-    tls = gw__tls_allocate(mem);
+    tls = (gw__tls *)gw__mem_new(mem, sizeof *tls);
     if (!tls) {
         gw__fault_set(fault, GW_REASON_MEMORY, 0, "TLS: no memory for a connection to %s", host);
         return NULL;
     }
+    tls->mem = mem;
     gw__text_format(tls->host, sizeof tls->host, "%s", host);
     tls->port = port;
     tls->trust_generation = trust->generation;
@@ -4131,8 +4216,8 @@ static gw__tls_state gw__tls_look_closed(gw__tls *tls)
 /* A full handshake has asked the verifier; a resumed one keeps what its ticket said. */
 static void gw__tls_enter_open(gw__tls *tls)
 {
-    if (tls->verifier->certificate_count) tls->valid_until = tls->verifier->valid_until;
-    gw__tls_drop_verifier(tls);
+    if (tls->verifier.certificate_count) tls->valid_until = tls->verifier.valid_until;
+    gw__verifier_end(&tls->verifier);
     tls->is_open = 1;
 }
 
@@ -4141,6 +4226,7 @@ static gw__tls_state gw__tls_look(gw__tls *tls)
     unsigned now = br_ssl_engine_current_state(&tls->client.eng);
     if (tls->fault.reason) return GW__TLS_FAILED;
     if (now == BR_SSL_CLOSED) return gw__tls_look_closed(tls);
+    if (tls->verifier.is_over && (now & BR_SSL_SENDREC)) gw__verifier_end(&tls->verifier);
     if (!tls->is_open && (now & (BR_SSL_SENDAPP | BR_SSL_RECVAPP))) gw__tls_enter_open(tls);
     return tls->is_open ? GW__TLS_OPEN : GW__TLS_HANDSHAKE;
 }
@@ -4166,6 +4252,27 @@ static void gw__tls_wire_in_done(gw__tls *tls, size_t len)
         tls->first[(size_t)tls->received + i] = bytes[i];
     tls->received += len;
     br_ssl_engine_recvrec_ack(&tls->client.eng, len);
+}
+
+/* Nothing comes in: between two records BearSSL's buffer is empty, and three quarters of what an
+ * idle connection needs. It goes back until gw__tls_wake(), without which nothing may be put in. A
+ * fixed block keeps it, as it may not find the place again. */
+static void gw__tls_rest(gw__tls *tls)
+{
+    br_ssl_engine_context *engine = &tls->client.eng;
+    if (tls->mem->block || engine->ixa || engine->ixb) return;
+    gw__tls_drop_in(tls);
+    engine->ibuf = tls->first;          /* BearSSL takes NULL for "not now" */
+}
+
+/* 0: no memory. */
+static int gw__tls_wake(gw__tls *tls)
+{
+    if (tls->in) return 1;
+    tls->in = (uint8_t *)gw__mem_resize(tls->mem, NULL, 0, GW__TLS_IN_BYTES);
+    if (!tls->in) return 0;
+    tls->client.eng.ibuf = tls->in;
+    return 1;
 }
 
 /* Ciphertext to be sent; NULL: none. */
@@ -5068,14 +5175,23 @@ static int gw__link_room(const gw__link *link, size_t *bytes)
     return gw__buf_len(&link->wire) < *bytes;
 }
 
-/* One recv() into the read-ahead. */
+/* All was read that the poller told of: the buffers for it go back. */
+static void gw__link_rest(gw__link *link)
+{
+    if (link->readable || gw__buf_len(&link->wire)) return;
+    gw__buf_free(&link->wire);
+    if (link->tls) gw__tls_rest(link->tls);
+}
+
+/* One recv() into the read-ahead. One that does not fill it leaves nothing behind, so far as a
+ * socket goes. */
 static void gw__link_receive(gw__link *link)
 {
     size_t ahead;
     int32_t got;
     if (!link->readable || link->peer_ended || !gw__link_room(link, &ahead)) return;
     if (gw__buf_len(&link->wire)) return;       /* first use what is there */
-    if (!gw__buf_reserve(&link->wire, ahead)) {
+    if (!gw__buf_reserve(&link->wire, ahead) || (link->tls && !gw__tls_wake(link->tls))) {
         gw__fault_set(&link->fault, GW_REASON_MEMORY, 0, "no memory for %u bytes to receive into",
                       (unsigned)ahead);
         link->peer_ended = 1;
@@ -5085,12 +5201,13 @@ static void gw__link_receive(gw__link *link)
     if (got > 0) {
         link->wire.end += (size_t)got;
         link->bytes_in += (uint64_t)got;
+        if ((size_t)got < ahead && !link->tcp.stream) link->readable = 0;
         return;
     }
     if (got == GW__IO_AGAIN) {
         link->readable = 0;
         link->peer_ended = link->write_failed;  /* it said nothing more */
-        gw__buf_shrink(&link->wire, 0);         /* idle: the buffer goes back */
+        gw__link_rest(link);
         return;
     }
     link->peer_ended = 1;
@@ -5151,6 +5268,7 @@ static const uint8_t *gw__link_peek_tls(gw__link *link, size_t *len)
             gw__link_give_up(link);
     }
     link->moved = wire_len - gw__buf_len(&link->wire);
+    if (!bytes) gw__link_rest(link);
     return bytes;
 }
 
@@ -5181,11 +5299,13 @@ static void gw__link_take(gw__link *link, size_t len)
 {
     if (link->tls) gw__tls_plain_in_done(link->tls, len);
     else gw__buf_consume(&link->wire, len);
+    gw__link_rest(link);
 }
 
 /* ---- the way up ---- */
 static gw__link_state gw__link_secure(gw__link *link, uint64_t now_ms)
 {
+    int sent;
     if (link->tls == NULL) {
         gw__link_enter(link, GW__LINK_OPEN, now_ms);
         return link->state;
@@ -5193,16 +5313,17 @@ static gw__link_state gw__link_secure(gw__link *link, uint64_t now_ms)
     if (!gw__link_flush(link)) return gw__link_fail(link, now_ms);
     gw__link_receive(link);
     gw__link_decrypt(link, GW__HANDSHAKE_SLICE);
+    gw__link_rest(link);
     if (link->peer_ended && gw__buf_len(&link->wire) == 0) gw__tls_wire_end(link->tls);
+    sent = gw__link_flush(link);                /* ours may be the last word: then it is open, or an alert */
     switch (gw__tls_look(link->tls)) {
     case GW__TLS_HANDSHAKE: break;
     case GW__TLS_OPEN: gw__link_enter(link, GW__LINK_OPEN, now_ms); break;
     case GW__TLS_ENDED: case GW__TLS_FAILED:
-        gw__link_flush(link);                   /* an alert, where BearSSL makes one */
         gw__link_on_end(link, now_ms);
         break;
     }
-    if (link->state != GW__LINK_ENDED && !gw__link_flush(link)) return gw__link_fail(link, now_ms);
+    if (link->state != GW__LINK_ENDED && !sent) return gw__link_fail(link, now_ms);
     return link->state;
 }
 
@@ -5303,6 +5424,12 @@ static int gw__link_has_work(gw__link *link)
     if (!link->tls) return gw__buf_len(&link->wire) != 0;
     if (gw__tls_plain_in(link->tls, &len) != NULL) return 1;
     return gw__buf_len(&link->wire) && gw__tls_wire_in(link->tls, &len) != NULL;
+}
+
+/* 1: all that came has been read, which is less than a buffer full, and is being worked at. */
+static int gw__link_is_finishing(const gw__link *link)
+{
+    return link->wire.bytes && !link->readable && !link->held;
 }
 
 /* Tells the poller what to look for; only changes cost a system call. */
@@ -10676,6 +10803,18 @@ static void gw__client_push_ready(gw_client *gw, gw__shard *shard)
     gw->ready_last = shard;
 }
 
+/* To be served next: it holds buffers that all shards share, and will soon be done with them. */
+static void gw__client_push_ready_first(gw_client *gw, gw__shard *shard)
+{
+    if (!gw->ready_first || shard->in_ready) {
+        gw__client_push_ready(gw, shard);
+        return;
+    }
+    shard->in_ready = 1;
+    shard->next_ready = gw->ready_first;
+    gw->ready_first = shard;
+}
+
 static gw__shard *gw__client_pop_ready(gw_client *gw)
 {
     gw__shard *shard = gw->ready_first;
@@ -11153,8 +11292,10 @@ static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
     *out = shard;
     if (!shard) return 0;
     if (!shard->has_event) step = gw__shard_step(shard, now_us);
-    if (step == GW__STEP_MORE || (step == GW__STEP_EVENT && gw__shard_may_hand_out(shard)))
-        gw__client_push_ready(gw, shard);
+    if (step == GW__STEP_MORE || (step == GW__STEP_EVENT && gw__shard_may_hand_out(shard))) {
+        if (gw__link_is_finishing(&shard->link)) gw__client_push_ready_first(gw, shard);
+        else gw__client_push_ready(gw, shard);
+    }
     if (step == GW__STEP_IDLE) gw__client_judge(gw, shard, now_us);
     gw__shard_pump(shard, now_us / 1000u);
     gw__client_settle(gw, shard, now_us / 1000u);
@@ -11897,6 +12038,7 @@ GW_API gw_client *gw_open_sized(const gw_config *given, size_t config_bytes)
     gw = (gw_client *)gw__mem_new(&mem, sizeof *gw);
     if (!gw) return NULL;
     gw->shared.mem = mem;
+    gw->shared.mem.keeps_spares = !mem.block;
     gw__buf_init(&gw->shared.scratch, &gw->shared.mem, GW__SEND_BYTES_MAX + 64);
     gw->shared.scratch.is_secret = 1;
     gw__client_take_hooks(gw, &cfg);
@@ -11932,6 +12074,7 @@ GW_API void gw_close(gw_client *gw)
         if (gw->texts[i]) gw__mem_wipe(gw->texts[i], gw->texts_bytes[i]);
         gw__mem_free(&gw->shared.mem, gw->texts[i], gw->texts_bytes[i]);
     }
+    gw__mem_drop_spares(&gw->shared.mem);
     mem = gw->shared.mem;
     gw__mem_wipe(gw, sizeof *gw);
     gw__mem_free(&mem, gw, sizeof *gw);
@@ -12702,9 +12845,9 @@ static size_t gw__shard_memory_needed(const gw_config *cfg)
     size_t head = 2 * GW__CELL_ALIGN, queued = gw__or_default(cfg->max_queued, 64);
     size_t live = gw__or_default(cfg->max_payload, 64u * 1024u * 1024u) + head +
                   GW__BLOCK_TOKENS * 3 / 2 * sizeof(gw__jsmn_token) + head;
-    size_t handshake = sizeof(gw__verifier) + head + GW__HTTP_REQUEST_MAX + head;
-    return sizeof(gw__shard) + 3 * sizeof(uint32_t) + GW__WATCH_BYTES + sizeof(gw__tls) + head +
-           GW__READ_AHEAD_SMALL + head + GW__SEND_BYTES_MAX + 64 + head +
+    size_t handshake = sizeof(gw__verifier_work) + head + GW__HTTP_REQUEST_MAX + head;
+    return sizeof(gw__shard) + 3 * sizeof(uint32_t) + GW__WATCH_BYTES + sizeof(gw__tls) +
+           GW__TLS_IN_BYTES + 2 * head + GW__READ_AHEAD_SMALL + head + GW__SEND_BYTES_MAX + 64 + head +
            queued * (sizeof(gw__send_item) + GW__SEND_BYTES_MAX + head) + head +
            (cfg->presence ? GW__SEND_BYTES_MAX + 2 * sizeof(gw__send_item) + 3 * head : 0) +
            GW__MAX(live, handshake);

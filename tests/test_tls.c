@@ -166,6 +166,11 @@ static void run_begin(run *r)
     r->tls = NULL;
     if (!gw__trust_refresh(&r->trust, &r->fault)) return;
     r->tls = gw__tls_new(&r->mem, &r->trust, r->host, r->port, r->unix_time, r->clock_is_floor, seed, &r->ticket, &r->fault);
+    if (r->tls && !gw__tls_wake(r->tls)) {      /* as the link does before it receives */
+        gw__fault_set(&r->fault, GW_REASON_MEMORY, 0, "no memory to receive into");
+        gw__tls_free(r->tls);
+        r->tls = NULL;
+    }
     server_begin(r->peer);
 }
 
@@ -290,7 +295,7 @@ static void speak(const char *chain, const char *key, size_t slice)
     run_begin(r);
     CHECK_EQ(gw__tls_look(r->tls), GW__TLS_HANDSHAKE);
     if (CHECK_EQ(run_flow(r), GW__TLS_OPEN)) {
-        CHECK(r->tls->verifier == NULL);
+        CHECK(r->tls->verifier.work == NULL);
         run_say(r, "GET /", 5);
         peer_heard(r, "GET /");
         peer_says(r, "hello", 5);
@@ -417,7 +422,7 @@ TEST(tls_resumes_a_session_without_certificates)
     run_begin(r);
     CHECK_EQ(run_flow(r), GW__TLS_OPEN);
     CHECK(r->to_client < handshake_that_shows_certificates);
-    CHECK(r->tls->verifier == NULL);
+    CHECK(r->tls->verifier.work == NULL);
     run_say(r, "again", 5);
     peer_heard(r, "again");
     gw__tls_save(r->tls, &r->ticket);
@@ -881,7 +886,7 @@ TEST(tls_declines_to_renegotiate_and_stays_open)
     CHECK_EQ(run_flow(r), GW__TLS_OPEN);
     CHECK_EQ(br_ssl_engine_renegotiate(&r->peer->context.eng), 1);
     CHECK(run_flow(r) == GW__TLS_OPEN || run_fault(r)->reason == GW_REASON_TLS_ALERT);
-    CHECK(r->tls->verifier == NULL);
+    CHECK(r->tls->verifier.work == NULL);
     run_free(r);
 }
 
@@ -1149,7 +1154,7 @@ TEST(trust_reads_no_file_with_a_fixed_block)
 #ifdef GW_BUNDLED_ROOTS
     CHECK(trusts(r));
     CHECK_EQ(r->trust.anchor_count, GW__COUNT(gw__trust_bundled));
-    CHECK(r->counted.peak <= sizeof(gw__tls) + sizeof(gw__verifier) + sizeof(gw__trust_loader) +
+    CHECK(r->counted.peak <= sizeof(gw__tls) + GW__TLS_IN_BYTES + sizeof(gw__verifier_work) + sizeof(gw__trust_loader) +
           gw__trust_memory_needed(&r->trust.source));
 #else
     CHECK(!trusts(r));
@@ -1178,9 +1183,9 @@ TEST(tls_needs_no_more_memory_than_it_says_and_less_once_open)
     run *r = run_new("server.pem", "server.key");
     run_begin(r);
     CHECK_EQ(run_flow(r), GW__TLS_OPEN);
-    CHECK(r->counted.peak <= sizeof(gw__tls) + sizeof(gw__verifier) + sizeof(gw__trust_loader) +
+    CHECK(r->counted.peak <= sizeof(gw__tls) + GW__TLS_IN_BYTES + sizeof(gw__verifier_work) + sizeof(gw__trust_loader) +
           gw__trust_memory_needed(&r->trust.source));
-    CHECK(r->counted.now < sizeof(gw__tls) + 1000);
+    CHECK(r->counted.now < sizeof(gw__tls) + GW__TLS_IN_BYTES + 1000);
     run_free(r);
 }
 
@@ -1196,10 +1201,62 @@ TEST(tls_leaks_nothing_when_memory_runs_out)
             failed++;
             CHECK_EQ(r->fault.reason, GW_REASON_MEMORY);
             CHECK_HAS(r->fault.text, "no memory");
-        } else CHECK_EQ(run_flow(r), GW__TLS_OPEN);
+        } else if (run_flow(r) != GW__TLS_OPEN) {
+            failed++;
+            CHECK_EQ(run_fault(r)->reason, GW_REASON_MEMORY);
+            CHECK_HAS(run_fault(r)->text, "no memory to look at the certificates");
+        }
         run_free(r);
     }
-    CHECK_EQ(failed, 4);        /* the loader, the anchor, the connection, its verifier */
+    CHECK_EQ(failed, 5);        /* the loader, the anchor, the connection, its buffer, its verifier's work */
+}
+
+TEST(tls_keeps_no_buffer_between_two_records)
+{
+    run *r = run_new("server.pem", "server.key");
+    uint8_t *bytes, half[64];
+    size_t len, part;
+    run_begin(r);
+    if (!CHECK_EQ(run_flow(r), GW__TLS_OPEN)) return;
+    gw__tls_rest(r->tls);
+    CHECK(r->tls->in == NULL);
+    CHECK(r->counted.now < sizeof(gw__tls) + 1000);
+    CHECK(gw__tls_wire_in(r->tls, &len) != NULL);       /* it still says that it would take bytes */
+    CHECK(gw__tls_plain_in(r->tls, &len) == NULL);
+    run_say(r, "GET /", 5);                             /* the other way needs none */
+    peer_heard(r, "GET /");
+    CHECK(r->tls->in == NULL);
+
+    r->counted.fail_at = r->counted.calls + 1;
+    CHECK_EQ(gw__tls_wake(r->tls), 0);
+    r->counted.fail_at = 0;
+    CHECK_EQ(gw__tls_wake(r->tls), 1);
+    bytes = br_ssl_engine_sendapp_buf(&r->peer->context.eng, &len);
+    memcpy(bytes, "hello", 5);
+    br_ssl_engine_sendapp_ack(&r->peer->context.eng, 5);
+    br_ssl_engine_flush(&r->peer->context.eng, 0);
+    bytes = br_ssl_engine_sendrec_buf(&r->peer->context.eng, &len);
+    if (!CHECK(len > 9 && len < sizeof half)) return;
+    memcpy(half, bytes, len);
+    br_ssl_engine_sendrec_ack(&r->peer->context.eng, len);
+    run_feed(r, half, 3);
+    gw__tls_rest(r->tls);                               /* inside a header */
+    CHECK(r->tls->in != NULL);
+    run_feed(r, half + 3, 6);
+    gw__tls_rest(r->tls);                               /* inside a record */
+    CHECK(r->tls->in != NULL);
+    run_feed(r, half + 9, len - 9);
+    gw__tls_rest(r->tls);                               /* its text waits */
+    bytes = gw__tls_plain_in(r->tls, &part);
+    CHECK_BYTES((char *)bytes, part, "hello", 5);
+    gw__tls_plain_in_done(r->tls, 2);
+    gw__tls_rest(r->tls);
+    bytes = gw__tls_plain_in(r->tls, &part);
+    CHECK_BYTES((char *)bytes, part, "llo", 3);
+    gw__tls_plain_in_done(r->tls, 3);
+    gw__tls_rest(r->tls);
+    CHECK(r->tls->in == NULL);
+    run_free(r);
 }
 
 /* ---- parsers ---- */

@@ -232,6 +232,7 @@ static void run_idle(const bench_world *world, const bench_row *row, bench_figur
     gw_stats_read(gw, GW_ALL, &stats);
     bench_put(out, "private_bytes", (double)(bench_private_bytes() - before) / row->mode);
     bench_put(out, "own_bytes", (double)stats.memory_now / row->mode);
+    bench_put(out, "own_peak_bytes", (double)stats.memory_peak / row->mode);
     bench_put(out, "idle_ms_per_s", cpu_of_idling(gw, seconds));
     gw_close(gw);
 }

@@ -189,6 +189,7 @@ static void shake_hands(const uint8_t *bytes, size_t len, uint8_t settings)
 {
     gw__tls *tls = tls_of(settings);
     gw__tls_state state = gw__tls_look(tls);
+    FUZZ_CHECK(gw__tls_wake(tls));
     while (len > 0 && state == GW__TLS_HANDSHAKE) {
         size_t cap, part;
         uint8_t *in;
