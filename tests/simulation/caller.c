@@ -178,6 +178,14 @@ static void caller_look(run *r, const gw_event *event)
     }
 }
 
+static void caller_by_hand(run *r, const gw_event *event)
+{
+    uint64_t before = hash_event(event);
+    hand_act(r);
+    if (hash_event(event) != before)
+        law_broken(r, LAW_hand_stays, "%s changed when shards started or stopped", event->name);
+}
+
 static void caller_on_event(run *r, const gw_event *event)
 {
     run_note(r, "event: %s shard %d session %u s %llu%s reason %u code %d will %u in %u %s", event->name,
@@ -187,11 +195,13 @@ static void caller_on_event(run *r, const gw_event *event)
     r->own.events += event->type < GW_DISPATCH_END_;
     r->moved++;
     r->hand = event;
+    hand_on_event(r, event);
     ledger_on_event(r, event);
     if (event->type < GW_DISPATCH_END_) {
         r->hand_shard = (uint32_t)event->shard % RUN_SHARDS_MAX;
         r->hand_session = event->session;
         r->hand_seq = event->seq;
+        r->hand_of = r->books[r->hand_shard].session;
     }
     caller_look(r, event);
     if (event->type == GW_IDENTIFY_HELD && r->plan.budget) r->budget_out_us = r->now_us;
@@ -203,6 +213,7 @@ static void caller_on_event(run *r, const gw_event *event)
     if (r->phase != PHASE_STORM || !r->plan.caller_faults) return;
     if (one_in(&r->chance_caller, 60)) caller_work(r, event);
     if (one_in(&r->chance_caller, 20)) caller_whim(r);
+    if (r->plan.by_hand && one_in(&r->chance_hand, 50)) caller_by_hand(r, event);
 }
 
 /* ---- a turn ---- */
@@ -242,16 +253,22 @@ static uint64_t caller_delay(run *r)
     return p->late_us ? below(c, p->late_us) : 0;
 }
 
+/* When the client asks for a turn. */
+static uint64_t caller_wanted_us(run *r)
+{
+    uint64_t now_us = run_mono_us(r);
+    int32_t timeout_ms = gw_timeout_ms(r->gw);
+    run_note(r, "caller: gw_timeout_ms() is %d", (int)timeout_ms);
+    if (timeout_ms == 0) return now_us;
+    return timeout_ms < 0 ? RUN_NEVER / 2 : (now_us / 1000u + (uint64_t)timeout_ms) * 1000u;
+}
+
 /* The next turn: when the client asked for it, or something can be read; and then some. */
 void caller_plan_poll(run *r)
 {
-    int32_t timeout_ms;
     uint64_t now_us = run_mono_us(r), readable_us = wire_readable_us(r);
     if (!r->gw) return;
-    timeout_ms = gw_timeout_ms(r->gw);
-    r->wanted_us = timeout_ms < 0 ? RUN_NEVER / 2 : (now_us / 1000u + (uint64_t)timeout_ms) * 1000u;
-    if (timeout_ms == 0) r->wanted_us = now_us;
-    run_note(r, "caller: gw_timeout_ms() is %d", (int)timeout_ms);
+    r->wanted_us = caller_wanted_us(r);
     if (readable_us != RUN_NEVER && readable_us - r->slept_us < r->wanted_us) r->wanted_us = readable_us - r->slept_us;
     if (r->wanted_us < now_us) r->wanted_us = now_us;
     r->poll_at_us = r->wanted_us + r->slept_us + caller_delay(r);
@@ -259,19 +276,30 @@ void caller_plan_poll(run *r)
         r->poll_at_us = r->now_us + r->plan.frame_us;
 }
 
+/* The turn is wanted earlier than was planned. */
+static void caller_hurry(run *r, uint64_t wanted_us)
+{
+    if (wanted_us >= r->wanted_us) return;
+    r->poll_at_us -= r->wanted_us - wanted_us < r->poll_at_us ? r->wanted_us - wanted_us : r->poll_at_us;
+    if (r->poll_at_us < wanted_us + r->slept_us) r->poll_at_us = wanted_us + r->slept_us;
+    r->wanted_us = wanted_us;
+}
+
 /* Something can be read earlier than was known. */
 void caller_wake(run *r)
 {
-    uint64_t readable_us, wanted_us;
+    uint64_t readable_us;
     if (!r->gw || r->in_turn) return;
     readable_us = wire_readable_us(r);
     if (readable_us == RUN_NEVER) return;
     if (readable_us < r->now_us) readable_us = r->now_us;
-    wanted_us = readable_us - r->slept_us;
-    if (wanted_us >= r->wanted_us) return;
-    r->poll_at_us -= r->wanted_us - wanted_us < r->poll_at_us ? r->wanted_us - wanted_us : r->poll_at_us;
-    if (r->poll_at_us < readable_us) r->poll_at_us = readable_us;
-    r->wanted_us = wanted_us;
+    caller_hurry(r, readable_us - r->slept_us);
+}
+
+/* A call between two turns has given the client something to do. */
+void caller_called(run *r)
+{
+    caller_hurry(r, caller_wanted_us(r));
 }
 
 void caller_turn(run *r)

@@ -14,6 +14,8 @@ const char *client_api_url = "http://127.0.0.1";
 
 uint32_t client_shards(const gw_client *gw) { return gw->shard_count; }
 
+const void *client_api_stream(const gw_client *gw) { return gw->discover.link.tcp.stream; }
+
 void client_look(const gw_client *gw, uint32_t index, client_window *out)
 {
     const gw__shard *shard = gw->shards[index];
@@ -27,4 +29,5 @@ void client_look(const gw_client *gw, uint32_t index, client_window *out)
     out->gated = shard->state == GW__GATED;
     out->closing = shard->state == GW__CLOSING;
     out->stopped = shard->state == GW__STOPPED;
+    out->stream = shard->link.tcp.stream;
 }

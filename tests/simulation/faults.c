@@ -176,5 +176,6 @@ void faults_calm(run *r)
         s->write_full_until_us = 0;
     }
     r->plan.write_most = 0;
+    hand_calm(r);
     caller_wake(r);
 }

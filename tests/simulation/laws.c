@@ -126,8 +126,9 @@ static void law_identify(stream *s, const char *text, size_t len)
     bucket = shard % r->plan.concurrency;
     last = &r->identify_us[bucket];
     if (*last && r->now_us - *last < r->sim.identify_window_ms * 1000u)
-        law_broken(r, LAW_identify_pace, "shard %llu: %llu ms after the last Identify of its bucket",
-                   (unsigned long long)shard, (unsigned long long)((r->now_us - *last) / 1000u));
+        law_broken(r, r->hands[s->shard].begun_us < *last ? LAW_identify_pace : LAW_hand_pace,
+                   "shard %llu: %llu ms after the last Identify of its bucket", (unsigned long long)shard,
+                   (unsigned long long)((r->now_us - *last) / 1000u));
     s->identify_before_us = *last;
     s->identify_end = s->eyes.offered;
     *last = r->now_us;
@@ -192,7 +193,7 @@ void laws_on_close(stream *s, uint32_t code)
 {
     run *r = s->run;
     run_note(r, "client: connection %llu closes with %u", (unsigned long long)s->id, (unsigned)code);
-    if ((code == 1000 || code == 1001) && !r->ended_by_caller)
+    if ((code == 1000 || code == 1001) && !r->ended_by_caller && !(code == 1000 && s->may_end))
         law_broken(r, LAW_close_code, "connection %llu closes with %u", (unsigned long long)s->id, (unsigned)code);
 }
 
@@ -291,6 +292,7 @@ void laws_after_turn(run *r)
     int has_work = gw_timeout_ms(r->gw) == 0;   /* the turn's budget has ended it */
     for (s = r->streams; s; s = s->next) law_stream(s, has_work);
     r->last_turn_us = run_mono_us(r);
+    if (r->gw) hand_after_turn(r, has_work);
     for (i = 0; r->gw && i < client_shards(r->gw) && i < RUN_SHARDS_MAX; i++) law_state(r, i);
     if (r->live_bytes > r->ceiling_bytes)
         law_broken(r, LAW_memory, "%lu bytes are in use, the ceiling is %lu", (unsigned long)r->live_bytes,

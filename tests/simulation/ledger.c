@@ -227,6 +227,7 @@ static void ledger_on_dispatched(run *r, const gw_event *event)
     if (book->identified) return;
     if (event->type == GW_RESUMED) ledger_on_resumed(r, book, event->received_ms);
     if (r->plan.corrupt || !book->session || event->seq == 0) return;   /* seq_zero: of no session */
+    if (!book->number) book->number = event->session;
     if (event->session != book->number) {
         law_broken(r, LAW_invented, "shard %d: %s of session %u, but READY said %u", (int)event->shard, event->name,
                    (unsigned)event->session, (unsigned)book->number);
@@ -264,6 +265,7 @@ static void ledger_on_skipped(run *r, const gw_event *event)
         law_broken(r, LAW_delivered, "shard %d: s %llu of %u bytes was SKIPPED, max_payload is %u", (int)event->shard,
                    (unsigned long long)event->seq, (unsigned)sent->bytes, (unsigned)r->plan.max_payload);
     sent->skipped = 1;
+    if (book->session->top_seq < event->seq) book->session->top_seq = event->seq;
 }
 
 void ledger_on_event(run *r, const gw_event *event)
@@ -276,16 +278,14 @@ void ledger_on_event(run *r, const gw_event *event)
 void ledger_let_go(run *r)
 {
     shard_book *book = &r->books[r->hand_shard];
-    if (r->hand_seq && book->number == r->hand_session && book->done_seq < r->hand_seq) book->done_seq = r->hand_seq;
+    if (r->hand_seq && book->session == r->hand_of && book->number == r->hand_session && book->done_seq < r->hand_seq)
+        book->done_seq = r->hand_seq;
     r->hand_seq = 0;
 }
 
-typedef struct saved_line { uint64_t shard, total, number, seq; char id[128]; } saved_line;
-
-/* The nth line of a shard in the text; 0: there is none. */
-static int saved_shard(const run *r, size_t nth, saved_line *out)
+int ledger_line(const char *text, size_t nth, saved_line *out)
 {
-    const char *at = r->text ? strchr(r->text, '\n') : NULL;
+    const char *at = text ? strchr(text, '\n') : NULL;
     unsigned long long shard, total, number, seq;
     while (at && strncmp(at + 1, "end ", 4) != 0) {
         if (sscanf(at + 1, "%llu %llu %llu %llu %127s", &shard, &total, &number, &seq, out->id) == 5 && nth-- == 0) {
@@ -300,19 +300,42 @@ static int saved_shard(const run *r, size_t nth, saved_line *out)
     return 0;
 }
 
+static void ledger_take_line(run *r, shard_book *book, const saved_line *line)
+{
+    book->session = ledger_find(r, line->id, strlen(line->id));
+    book->number = (uint32_t)line->number;
+    book->last_seq = book->done_seq = book->acked_seq = line->seq;
+    book->began_us = r->now_us;
+}
+
 void ledger_restart(run *r, int with_text)
 {
     saved_line line;
     size_t i;
     memset(r->books, 0, sizeof r->books);
     r->hand_seq = 0;
-    for (i = 0; with_text && saved_shard(r, i, &line); i++) {
-        shard_book *book = &r->books[line.shard % RUN_SHARDS_MAX];
-        book->session = ledger_find(r, line.id, strlen(line.id));
-        book->number = (uint32_t)line.number;
-        book->last_seq = book->done_seq = book->acked_seq = line.seq;
-        book->began_us = r->now_us;
-    }
+    for (i = 0; with_text && ledger_line(r->text, i, &line); i++)       /* of others the client does not hear */
+        if (line.shard < hand_first(r)) ledger_take_line(r, &r->books[line.shard % RUN_SHARDS_MAX], &line);
+}
+
+/* Of the shard the client knows what the text says, and no more. But it goes on counting its sessions, those too whose
+ * READY was never handed out: the first event tells the number. */
+void ledger_start(run *r, uint32_t shard, const char *text)
+{
+    shard_book *book = &r->books[shard];
+    uint64_t told_lost_us = book->told_lost_us;
+    saved_line line;
+    size_t i;
+    memset(book, 0, sizeof *book);
+    book->told_lost_us = told_lost_us;
+    for (i = 0; ledger_line(text, i, &line); i++) if (line.shard == shard) ledger_take_line(r, book, &line);
+    book->number = 0;
+    book->by_hand = 1;
+}
+
+void ledger_stop(run *r, uint32_t shard, uint32_t how)
+{
+    if (how == GW_END) r->books[shard].session = NULL;
 }
 
 /* What a crash after this save would lose: events up to its number that the caller has not done with. */
@@ -320,7 +343,7 @@ void ledger_check_save(run *r)
 {
     saved_line line;
     size_t i, at;
-    for (i = 0; saved_shard(r, i, &line); i++) {
+    for (i = 0; ledger_line(r->text, i, &line); i++) {
         shard_book *book = &r->books[line.shard % RUN_SHARDS_MAX];
         ledger_session *session = ledger_find(r, line.id, strlen(line.id));
         uint64_t done = r->plan.ack_by_hand ? book->acked_seq : book->done_seq;
@@ -328,6 +351,7 @@ void ledger_check_save(run *r)
         if (line.seq < done)
             law_broken(r, LAW_save_is_true, "shard %llu: the text names s %llu, but %llu was taken",
                        (unsigned long long)line.shard, (unsigned long long)line.seq, (unsigned long long)done);
+        if (book->by_hand && line.seq <= session->top_seq) continue;    /* what the run before had in hand is let go in this */
         for (at = ledger_after(session, done); at < session->count && session->events[at].seq <= line.seq; at++) {
             /* One that is too large counts as taken when it has come; its SKIPPED may still wait to be handed out. */
             if (r->plan.max_payload && session->events[at].bytes > r->plan.max_payload / 2) continue;
@@ -348,7 +372,7 @@ void ledger_check_all(run *r, uint64_t older_than_us)
         shard_book *book = &r->books[i];
         ledger_session *session = book->session;
         size_t at;
-        if (!session || session->dead || r->plan.corrupt) continue;
+        if (!session || session->dead || r->plan.corrupt || !r->hands[i].runs) continue;
         for (at = ledger_after(session, book->last_seq); at < session->count; at++)
             if (session->events[at].sent_us < older_than_us && !ledger_may_lack(r, &session->events[at]))
                 law_broken(r, LAW_delivered, "shard %u: %s with s %llu of session %llu was sent %llu s ago and has not come",

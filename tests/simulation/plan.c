@@ -63,6 +63,19 @@ static void plan_caller(run *r, plan *p)
     p->suspends = (uint32_t)one_in(c, 4);
 }
 
+/* Chance of its own: what a seed was before there were shards by hand, the others still are. */
+static void plan_hand(run *r, plan *p)
+{
+    uint64_t *c = &r->chance_hand;
+    if (!one_in(c, 3)) return;
+    p->by_hand = p->sharded = 1;
+    if (one_in(c, 2)) p->shards = p->total = (uint32_t)between(c, 1, RUN_SHARDS_MAX);
+    if (p->shards > 3 && p->rate > 3) p->rate /= 3.0;
+    /* a fixed block is as large as the range, but of all shards where none runs from the beginning */
+    if (one_in(c, 2) && !p->fixed_memory) p->first_shards = (uint32_t)between(c, 1, p->shards);
+    p->hand_every_us = about(c, 300, 60000) * 1000u;
+}
+
 void plan_draw(run *r, int tls)
 {
     plan *p = &r->plan;
@@ -72,6 +85,7 @@ void plan_draw(run *r, int tls)
     plan_bot(r, p);
     plan_wire(r, p);
     plan_caller(r, p);
+    plan_hand(r, p);
     /* of 120 payloads 110 are the caller's, however fast the heart beats: below 7 s he can starve it, as designed */
     if (p->caller_faults && p->interval_ms < 7000) p->interval_ms += 6000;
     /* an answer that takes longer than an interval is a dead connection, by the rules */
@@ -95,11 +109,12 @@ void plan_draw(run *r, int tls)
         p->storm_us = p->storm_us / 4 + RUN_SECOND;
         if (p->read_most) p->read_most += 100;
         if (p->shards > 3) p->shards = p->total = 3;
+        if (p->first_shards > p->shards) p->first_shards = p->shards;
         p->clockless = 0;       /* without a clock no certificate is valid */
     }
     p->storm_of_closes = !p->tls && one_in(c, 400);
     if (p->storm_of_closes) {
-        p->restarts = p->wire_faults = p->gateway_faults = p->budget = p->asks_api = p->corrupt = p->frame_us = 0;
+        p->by_hand = p->restarts = p->wire_faults = p->gateway_faults = p->budget = p->asks_api = p->corrupt = p->frame_us = 0;
         p->rate = 0;
         p->calm_wire = 1;
         p->stall_of = p->late_us = p->up_delay_us = p->down_delay_us = p->write_most = p->read_most = 0;
@@ -154,7 +169,7 @@ void plan_config(run *r)
     cfg->token = RUN_TOKEN;
     cfg->intents = p->intents;
     if (p->sharded) {
-        cfg->shard_count = (int32_t)p->shards;
+        cfg->shard_count = (int32_t)(p->by_hand ? p->first_shards : p->shards);
         cfg->shard_total = (int32_t)p->total;
     }
     if (!p->asks_api) {

@@ -154,6 +154,7 @@ void caller_open(run *r, int with_text)
     r->in_turn = 0;
     r->wanted_us = run_mono_us(r);
     r->poll_at_us = r->now_us;
+    hand_open(r);
 }
 
 static void caller_look_at_memory(run *r)

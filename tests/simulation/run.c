@@ -78,6 +78,7 @@ static void run_begin(run *r, uint64_t seed, int tls, int verbose, figures *f)
     r->chance_fault = chance(&state);
     r->chance_client = chance(&state);
     r->chance_tls = chance(&state);
+    r->chance_hand = chance(&state);
     r->now_us = 1000 * RUN_SECOND + below(&r->chance_plan, RUN_SECOND);
     plan_draw(r, tls);
     plan_config(r);
@@ -85,10 +86,11 @@ static void run_begin(run *r, uint64_t seed, int tls, int verbose, figures *f)
     r->gateway = sim_new(&r->sim, run_ms(r));
     r->storm_ends_us = r->now_us + r->plan.storm_us;
     r->next_fault_us = r->now_us + below(&r->chance_fault, 2 * r->plan.fault_every_us);
-    run_note(r, "plan: %u shards of %u, tls %u, concurrency %u, api %u, budget %u, by hand %u, fixed %u, max_payload %u, "
+    run_note(r, "plan: %u shards of %u, by hand %u after the first %u, tls %u, concurrency %u, api %u, budget %u, by hand %u, fixed %u, max_payload %u, "
              "queued %u, turn %u bytes %u us, tick %u us, interval %llu ms, corrupt %u, calm %u, up %u us, down %u us, "
              "write %u, read %u, late %u us, stall %u ms, frame %u us", (unsigned)r->plan.shards, (unsigned)r->plan.total,
-             (unsigned)r->plan.tls, (unsigned)r->plan.concurrency, (unsigned)r->plan.asks_api, (unsigned)r->plan.budget,
+             (unsigned)r->plan.by_hand, (unsigned)r->plan.first_shards, (unsigned)r->plan.tls,
+             (unsigned)r->plan.concurrency, (unsigned)r->plan.asks_api, (unsigned)r->plan.budget,
              (unsigned)r->plan.ack_by_hand, (unsigned)r->plan.fixed_memory, (unsigned)r->plan.max_payload,
              (unsigned)r->plan.max_queued, (unsigned)r->plan.turn_bytes, (unsigned)r->plan.turn_us,
              (unsigned)r->plan.tick_us, (unsigned long long)r->plan.interval_ms, (unsigned)r->plan.corrupt,
@@ -104,6 +106,7 @@ static void run_end(run *r)
     wire_free(r);
     sim_free(r->gateway);
     ledger_free(r);
+    hand_free(r);
     free(r->text);
     free(r->identifies);
 }
@@ -112,7 +115,7 @@ static void run_end(run *r)
 static int run_is_well(const run *r)
 {
     const stream *s;
-    if (!r->gw || r->stopping || r->held || r->suspend_until_us || !gw_shard_live(r->gw, GW_ALL)) return 0;
+    if (!r->gw || r->stopping || r->held || r->suspend_until_us || !hand_all_live(r)) return 0;
     for (s = r->streams; s; s = s->next)
         if (!s->client_gone && (s->dead || s->ended || !s->conn || r->now_us < s->frozen_until_us ||
                                 r->now_us >= s->mute_up_from_us || s->down.left != RUN_NEVER || s->up.left != RUN_NEVER))
@@ -138,7 +141,7 @@ static void run_look_at_calm(run *r)
         law_broken(r, LAW_live_again, "%llu s after the last fault %s",
                    (unsigned long long)((r->now_us - r->calm_us) / RUN_SECOND),
                    !r->gw ? "there is no client" : r->stopping ? "it is stopping" :
-                   gw_shard_live(r->gw, GW_ALL) ? "a dead connection counts as LIVE" : "not all shards are LIVE");
+                   hand_all_live(r) ? "a dead connection counts as LIVE" : "not all shards are LIVE");
 }
 
 /* The machine has slept whole milliseconds: both clocks have the same fractions, and a time that the gateway tells in
@@ -183,6 +186,7 @@ static uint64_t run_next_us(const run *r)
     if (r->suspend_until_us) next_us = earlier(next_us, r->suspend_until_us);
     if (!r->gw && r->restart_at_us) next_us = earlier(next_us, r->restart_at_us);
     if (r->phase == PHASE_STORM) next_us = earlier(next_us, earlier(r->next_fault_us, r->storm_ends_us));
+    if (r->phase == PHASE_STORM && r->plan.by_hand) next_us = earlier(next_us, r->next_hand_us);
     if (r->phase == PHASE_CALM) next_us = earlier(next_us, r->now_us + RUN_SECOND);
     return next_us;
 }
@@ -207,6 +211,7 @@ static void run_step(run *r)
     wire_step(r);
     caller_wake(r);
     faults_step(r);
+    hand_step(r);
     if (r->gw && !r->suspend_until_us && r->now_us >= r->poll_at_us) caller_turn(r);
     wire_step(r);
     caller_wake(r);

@@ -6,6 +6,7 @@
  *   faults.c       faults by name, on the gateway and on the wire
  *   process.c      the program that uses the library: hooks, memory, saves, restarts
  *   caller.c       ... what it does while it runs: polls, reads, sends
+ *   hand.c         ... and of shards: starts, stops, starts again
  *   wire.c         the transport: delay, pieces, cuts, silence, broken bytes
  *   wire_tls.c     the gateway's end of TLS
  *   eyes.c         reads what the client writes: the independent witness of rates, sizes, codes
@@ -52,6 +53,9 @@
     X(token,          "the token is in no text")                                                           \
     X(hand_stays,     "the event in hand stays as it is until the next poll")                              \
     X(no_fatal,       "the client ends only by the caller's word")                                         \
+    X(stopped,        "a shard that its caller stopped has no connection, hands nothing out, and says so once") \
+    X(hand_pace,      "a shard that was started by hand identifies no earlier than any other")             \
+    X(started,        "the shards that were started run, and no others; each call answers what is so")     \
     X(closes,         "after gw_stop() CLOSED comes within 5 s of polling")                                \
     X(model_rules,    "the gateway's own rules are kept")
 typedef enum law {
@@ -75,6 +79,8 @@ typedef struct figures {
 /* ---- what a seed draws ---- */
 typedef struct plan {
     uint32_t tls, shards, sharded, first_shard, total;      /* sharded 0: without a shard in Identify */
+    uint32_t by_hand, first_shards; /* the caller starts and stops shards; so many run from the beginning */
+    uint64_t hand_every_us;
     uint32_t asks_api;              /* /gateway/bot instead of config.url */
     uint32_t concurrency;
     uint32_t budget;                /* Identifies of the day; 0: 1,000 */
@@ -124,10 +130,21 @@ typedef struct shard_book {         /* of one shard of the client, in this life 
     uint64_t acked_seq;             /* ... or acknowledged */
     uint64_t told_lost_us;          /* the gateway said by a close code that the session is over */
     uint64_t began_us;
+    uint32_t by_hand;               /* started by gw_shard_start() */
     uint32_t identified;            /* an Identify was written since READY: what comes before the next is of neither */
     uint64_t resumes[16];           /* when the last Resumes were written */
     uint32_t resume_count;
 } shard_book;
+
+typedef struct saved_line { uint64_t shard, total, number, seq; char id[128]; } saved_line;     /* of a session text */
+
+typedef struct hand {               /* what the caller knows of a shard */
+    uint32_t runs;                  /* it was started */
+    uint32_t owes, stops;           /* no SHARD_STOPPED since its last stop; stops that none has answered */
+    uint64_t begun_us;              /* when it was started last by hand */
+    char *text;                     /* of gw_session_save() behind its last GW_KEEP; NULL: none */
+    size_t text_len;
+} hand;
 
 /* ---- the wire ---- */
 typedef struct wire_piece { uint64_t due_us; size_t len; } wire_piece;
@@ -167,6 +184,7 @@ typedef struct stream {             /* one connection */
     uint64_t opened_us, frozen_until_us, write_full_until_us, mute_up_from_us;
     uint64_t hangup_due_us;         /* the client has closed: when the gateway hears of it */
     uint32_t client_gone, ended, dead, disturbed;
+    uint32_t may_end;               /* its shard is stopped with GW_END: it may say 1000 */
     /* what the laws know of it */
     int32_t shard;                  /* -1: not known yet */
     uint64_t hello_us;              /* Identify or Resume was written: Hello had come; 0: not yet */
@@ -187,7 +205,7 @@ struct run {
     plan plan;
     phase phase;
     int verbose;
-    uint64_t chance_plan, chance_wire, chance_caller, chance_fault, chance_client, chance_tls;
+    uint64_t chance_plan, chance_wire, chance_caller, chance_fault, chance_client, chance_tls, chance_hand;
     uint64_t now_us, slept_us;      /* real time; of it the machine slept so much, monotonic time stood still */
     uint64_t hash;                  /* over the trace: equal seeds give equal ones */
     figures *figures;
@@ -218,12 +236,15 @@ struct run {
     const gw_event *hand;
     uint32_t hand_shard, hand_session;
     uint64_t hand_seq;
+    ledger_session *hand_of;
     uint64_t off_us[GW_DISPATCH_END_];          /* when each dispatch was unwanted last; now: it is */
     uint64_t off_since_us[GW_DISPATCH_END_];
     uint32_t is_off[GW_DISPATCH_END_];
     /* books */
     ledger_session *sessions;
     shard_book books[RUN_SHARDS_MAX];
+    hand hands[RUN_SHARDS_MAX];
+    uint64_t next_hand_us;
     uint64_t identify_us[RUN_SHARDS_MAX * 2];   /* by bucket: the last one that this process can know of */
     uint64_t *identifies;           /* of the day, as far as this process can know */
     size_t identify_count, identify_cap;
@@ -273,6 +294,18 @@ void caller_on_closed(run *r);
 void caller_turn(run *r);
 void caller_plan_poll(run *r);                              /* when the next turn is */
 void caller_wake(run *r);                                   /* bytes have come, or it called gw_wake */
+void caller_called(run *r);
+
+/* hand.c */
+void hand_act(run *r);
+void hand_step(run *r);                                     /* what is due */
+void hand_open(run *r);
+void hand_calm(run *r);
+void hand_on_event(run *r, const gw_event *event);
+void hand_after_turn(run *r, int has_work);
+int hand_all_live(const run *r);
+uint32_t hand_first(const run *r);                          /* so many shards the config starts */
+void hand_free(run *r);
 
 /* wire.c */
 extern const gw_transport wire_hooks;
@@ -306,6 +339,9 @@ void ledger_on_line(run *r, const char *line);              /* of the model's lo
 void ledger_on_event(run *r, const gw_event *event);
 void ledger_let_go(run *r);                                 /* the event in hand is done */
 void ledger_restart(run *r, int with_text);
+void ledger_start(run *r, uint32_t shard, const char *text);        /* NULL: without one */
+void ledger_stop(run *r, uint32_t shard, uint32_t how);
+int ledger_line(const char *text, size_t nth, saved_line *out);     /* of a shard in a session text; 0: there is none */
 void ledger_check_save(run *r);
 void ledger_check_all(run *r, uint64_t older_than_us);
 ledger_session *ledger_find(run *r, const char *id, size_t len);
@@ -327,8 +363,10 @@ typedef struct client_window {      /* what may be seen of a shard */
     int32_t id;
     const char *state;
     uint32_t state_number, is_open, live, held, waits, gated, closing, stopped;
+    const void *stream;             /* its connection; NULL: none */
 } client_window;
 extern const char *client_api_url;
 uint32_t client_shards(const gw_client *gw);
+const void *client_api_stream(const gw_client *gw);         /* of /gateway/bot */
 void client_look(const gw_client *gw, uint32_t index, client_window *out);
 #endif
