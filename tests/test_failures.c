@@ -1,9 +1,13 @@
-/* Everything fails once, and for a while: each allocation and each call of the system that the
+/* Everything fails once, and from there on: each allocation and each call of the system that the
  * client makes, in a run through connect, READY, a large payload, a cut, resume and close. Real
  * sockets of this machine, with and without TLS; calls of the system go through functions of ours;
  * the clock skips what nobody needs to wait for. After each failure the client lives again, or has
  * ended with FATAL, or was not opened; nothing leaks, no text is missing, nothing hangs.
- *     CHECK_SCALE=small    fewer places, for slow machines and tools */
+ *     The payload is a GUILD_CREATE of 10 MB where an allocation fails (the n-th alone, and all from
+ * the n-th on, for every n; with TLS the latter has 300 KB), and where what carries it fails at
+ * growing n (recv, the poller); 300 KB where other calls fail, since what is larger only repeats
+ * recv. Builds that are not optimised, or have sanitizers, take 1 MB in place of 10.
+ *     CHECK_SCALE=small    300 KB always, and fewer places, for slow machines and tools */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
 #endif
@@ -29,50 +33,67 @@
 #endif
 
 /* ---- what fails: which call, as its how-manieth, how often, with which errno ---- */
-enum { THE_END = -1, ONE_BYTE = -2, NEVER_BEGUN = -3 };    /* in place of an errno */
+enum {                                  /* in place of an errno */
+    THE_END = -1001, ONE_BYTE = -1002, NEVER_BEGUN = -1003, OTHER_FAMILY = -1004
+};
 
+/* All that the platform room calls and that can fail, and the resolver's calloc(). alloc is
+ * config.alloc; so_error is what getsockopt() finds of a connect, boot_clock is CLOCK_BOOTTIME,
+ * urandom the opening of the device and urandom_read reading it. */
 #define CALLS(X) \
-    X(alloc, ENOMEM, 0, 0, 0, 0, 0, 0, 0) \
-    X(calloc, ENOMEM, 0, 0, 0, 0, 0, 0, 0) \
-    X(socket, EMFILE, ENFILE, ENOBUFS, ENOMEM, EACCES, EAFNOSUPPORT, 0, 0) \
-    X(setsockopt, ENOMEM, EINVAL, 0, 0, 0, 0, 0, 0) \
-    X(fcntl, EAGAIN, ENOMEM, 0, 0, 0, 0, 0, 0) \
-    X(connect, ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, ETIMEDOUT, EADDRNOTAVAIL, EPERM, EINTR, \
-      NEVER_BEGUN) \
-    X(getsockopt, ENOBUFS, 0, 0, 0, 0, 0, 0, 0) \
-    X(getpeername, ENOTCONN, ENOBUFS, 0, 0, 0, 0, 0, 0) \
-    X(send, EAGAIN, EINTR, EPIPE, ECONNRESET, ENOBUFS, ENETDOWN, ONE_BYTE, 0) \
-    X(recv, EAGAIN, EINTR, ECONNRESET, ETIMEDOUT, ENOMEM, THE_END, ONE_BYTE, 0) \
-    X(epoll_create1, EMFILE, ENFILE, ENOMEM, 0, 0, 0, 0, 0) \
-    X(epoll_ctl, ENOSPC, ENOMEM, 0, 0, 0, 0, 0, 0) \
-    X(epoll_wait, EINTR, 0, 0, 0, 0, 0, 0, 0) \
-    X(eventfd, EMFILE, ENFILE, ENODEV, ENOMEM, 0, 0, 0, 0) \
-    X(timerfd_create, EINVAL, EMFILE, ENODEV, ENOMEM, 0, 0, 0, 0) \
-    X(timerfd_settime, ECANCELED, 0, 0, 0, 0, 0, 0, 0) \
-    X(poll, EINTR, ENOMEM, 0, 0, 0, 0, 0, 0) \
-    X(pipe, EMFILE, ENFILE, 0, 0, 0, 0, 0, 0) \
-    X(read, EINTR, EAGAIN, 0, 0, 0, 0, 0, 0) \
-    X(write, EINTR, EAGAIN, 0, 0, 0, 0, 0, 0) \
-    X(getaddrinfo, EAI_AGAIN, EAI_NONAME, EAI_FAIL, EAI_MEMORY, EAI_SYSTEM, 0, 0, 0) \
-    X(pthread_attr_init, ENOMEM, 0, 0, 0, 0, 0, 0, 0) \
-    X(pthread_create, EAGAIN, EPERM, 0, 0, 0, 0, 0, 0) \
-    X(getrandom, ENOSYS, EINTR, EAGAIN, EPERM, ONE_BYTE, 0, 0, 0) \
-    X(open, ENOENT, EACCES, EMFILE, ENFILE, EINTR, 0, 0, 0) \
-    X(urandom, ENOENT, EACCES, EMFILE, 0, 0, 0, 0, 0) \
-    X(pread, EIO, EINTR, EISDIR, THE_END, ONE_BYTE, 0, 0, 0) \
-    X(stat, ENOENT, EACCES, ENOMEM, 0, 0, 0, 0, 0)
-#define CALL_ID(name, a, b, c, d, e, f, g, h) CALL_##name,
-#define CALL_ROW(name, a, b, c, d, e, f, g, h) { #name, { a, b, c, d, e, f, g, h, 0 } },
+    X(alloc, ENOMEM) \
+    X(calloc, ENOMEM) \
+    X(socket, EMFILE, ENFILE, ENOBUFS, ENOMEM, EACCES, EPERM, EAFNOSUPPORT, EPROTONOSUPPORT) \
+    X(setsockopt, ENOMEM, EINVAL, ENOPROTOOPT) \
+    X(fcntl, EAGAIN, ENOMEM, EPERM) \
+    X(connect, ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, ETIMEDOUT, EADDRNOTAVAIL, EPERM, EACCES, \
+      EAGAIN, ENETDOWN, EAFNOSUPPORT, EINTR, NEVER_BEGUN) \
+    X(getsockopt, ENOBUFS, EINVAL) \
+    X(so_error, ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, ECONNRESET) \
+    X(getpeername, ENOTCONN, ENOBUFS, EINVAL) \
+    X(send, EAGAIN, EINTR, EPIPE, ECONNRESET, ETIMEDOUT, ENOBUFS, ENOMEM, ENETDOWN, EHOSTUNREACH, \
+      EPERM, ONE_BYTE) \
+    X(recv, EAGAIN, EINTR, ECONNRESET, ETIMEDOUT, ECONNREFUSED, EHOSTUNREACH, ENOBUFS, ENOMEM, \
+      THE_END, ONE_BYTE) \
+    X(close, EINTR, EIO) \
+    X(epoll_create1, EMFILE, ENFILE, ENOMEM, ENOSYS) \
+    X(epoll_ctl, ENOSPC, ENOMEM, EPERM, EEXIST, ENOENT) \
+    X(epoll_wait, EINTR) \
+    X(eventfd, EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS) \
+    X(timerfd_create, EINVAL, EMFILE, ENFILE, ENODEV, ENOMEM, ENOSYS, EPERM) \
+    X(timerfd_settime, ECANCELED, EINVAL) \
+    X(poll, EINTR, EAGAIN, ENOMEM, EINVAL) \
+    X(pipe, EMFILE, ENFILE) \
+    X(read, EINTR, EAGAIN) \
+    X(write, EINTR, EAGAIN) \
+    X(getaddrinfo, EAI_AGAIN, EAI_NONAME, EAI_FAIL, EAI_FAMILY, EAI_SERVICE, EAI_MEMORY, \
+      EAI_SYSTEM, OTHER_FAMILY) \
+    X(pthread_attr_init, ENOMEM) \
+    X(pthread_attr_setstacksize, EINVAL) \
+    X(pthread_create, EAGAIN, ENOMEM, EPERM) \
+    X(getrandom, ENOSYS, EINTR, EAGAIN, EPERM, ONE_BYTE) \
+    X(open, ENOENT, EACCES, EMFILE, ENFILE, ENOMEM, EIO, EINTR) \
+    X(urandom, ENOENT, EACCES, EMFILE, ENFILE) \
+    X(urandom_read, EIO, EINTR, EAGAIN, THE_END, ONE_BYTE) \
+    X(pread, EIO, EINTR, EISDIR, THE_END, ONE_BYTE) \
+    X(stat, ENOENT, ENOTDIR, EACCES, ENOMEM, EIO) \
+    X(clock_gettime, EINVAL) \
+    X(boot_clock, EINVAL) \
+    X(time, EOVERFLOW)
+#define CALL_ID(name, ...) CALL_##name,
+#define CALL_ROW(name, ...) { #name, { __VA_ARGS__, 0 } },
 enum { CALLS(CALL_ID) CALL_COUNT };
-static const struct { const char *name; int errors[9]; } calls[] = { CALLS(CALL_ROW) };
+static const struct { const char *name; int errors[14]; } calls[] = { CALLS(CALL_ROW) };
 
 static struct {
     pthread_mutex_t lock;               /* the resolver's thread comes here too */
     int call, also, error;              /* call -1: none fails; also: another one that does */
+    int never;                          /* always ENOSYS, while `call` is one; -1: none */
     uint64_t first, count;              /* ... from its first-th time on, so often */
     uint64_t made[CALL_COUNT], hits;
     long open_fds;
-} faults = { PTHREAD_MUTEX_INITIALIZER, -1, -1, 0, 0, 0, { 0 }, 0, 0 };
+    int random_fd;                      /* /dev/urandom; -1: is not open */
+} faults = { PTHREAD_MUTEX_INITIALIZER, -1, -1, 0, -1, 0, 0, { 0 }, 0, 0, -1 };
 
 /* 0: this call is made; else how it fails. */
 static int fault(int call)
@@ -84,7 +105,7 @@ static int fault(int call)
         faults.made[call] >= faults.first && faults.made[call] - faults.first < faults.count) {
         error = faults.error;
         faults.hits++;
-    }
+    } else if (faults.call >= 0 && call == faults.never) error = ENOSYS;
     pthread_mutex_unlock(&faults.lock);
     if (error > 0) errno = error;
     return error;
@@ -102,13 +123,15 @@ static int fault_fd(int fd, int more)
     return fd;
 }
 
+/* It is closed all the same, as on Linux. */
 static int fault_close(int fd)
 {
     int error = errno;
     fault_fd(fd, -1);
+    if (fd == faults.random_fd) faults.random_fd = -1;
     close(fd);
     errno = error;
-    return 0;
+    return fault(CALL_close) ? -1 : 0;
 }
 
 AT_TIMES void *fault_calloc(size_t count, size_t bytes)
@@ -142,7 +165,12 @@ static int fault_connect(int fd, const struct sockaddr *to, socklen_t len)
 
 static int fault_getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 {
-    return fault(CALL_getsockopt) ? -1 : getsockopt(fd, level, name, value, len);
+    int error = fault(CALL_getsockopt) ? -1 : getsockopt(fd, level, name, value, len);
+    if (error == 0 && name == SO_ERROR && (error = fault(CALL_so_error)) != 0) {
+        memcpy(value, &error, sizeof error);
+        return 0;
+    }
+    return error;
 }
 
 static int fault_getpeername(int fd, struct sockaddr *peer, socklen_t *len)
@@ -167,7 +195,10 @@ static ssize_t fault_recv(int fd, void *bytes, size_t cap, int flags)
 
 static ssize_t fault_read(int fd, void *bytes, size_t cap)
 {
-    return fault(CALL_read) ? -1 : read(fd, bytes, cap);
+    int error = fault(fd == faults.random_fd ? CALL_urandom_read : CALL_read);
+    if (error == THE_END) return 0;
+    if (error == ONE_BYTE) cap = cap ? 1 : 0;
+    return error && error != ONE_BYTE ? -1 : read(fd, bytes, cap);
 }
 
 static ssize_t fault_write(int fd, const void *bytes, size_t len)
@@ -188,19 +219,29 @@ AT_TIMES int fault_pipe(int fds[2])
     return 0;
 }
 
-/* All names lead to this machine. */
+/* All names lead to this machine; OTHER_FAMILY: to addresses that are no IP's. */
 AT_TIMES int fault_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                              struct addrinfo **list)
 {
     int error = fault(CALL_getaddrinfo);
+    struct addrinfo *entry;
     (void)host;
-    return error ? error : getaddrinfo("127.0.0.1", service, hints, list);
+    if (error && error != OTHER_FAMILY) return error;
+    if (getaddrinfo("127.0.0.1", service, hints, list) != 0) return EAI_FAIL;
+    for (entry = *list; error && entry; entry = entry->ai_next) entry->ai_family = AF_UNIX;
+    return 0;
 }
 
 AT_TIMES int fault_pthread_attr_init(pthread_attr_t *how)
 {
     int error = fault(CALL_pthread_attr_init);
     return error ? error : pthread_attr_init(how);
+}
+
+AT_TIMES int fault_pthread_attr_setstacksize(pthread_attr_t *how, size_t bytes)
+{
+    int error = fault(CALL_pthread_attr_setstacksize);
+    return error ? error : pthread_attr_setstacksize(how, bytes);
 }
 
 AT_TIMES int fault_pthread_create(pthread_t *thread, const pthread_attr_t *how,
@@ -212,8 +253,11 @@ AT_TIMES int fault_pthread_create(pthread_t *thread, const pthread_attr_t *how,
 
 static int fault_open(const char *path, int flags)
 {
-    int call = strcmp(path, "/dev/urandom") == 0 ? CALL_urandom : CALL_open;
-    return fault(call) ? -1 : fault_fd(open(path, flags), 1);
+    int is_random = strcmp(path, "/dev/urandom") == 0, fd;
+    if (fault(is_random ? CALL_urandom : CALL_open)) return -1;
+    fd = fault_fd(open(path, flags), 1);
+    if (is_random) faults.random_fd = fd;
+    return fd;
 }
 
 static ssize_t fault_pread(int fd, void *bytes, size_t cap, off_t offset)
@@ -227,6 +271,29 @@ static ssize_t fault_pread(int fd, void *bytes, size_t cap, off_t offset)
 static int fault_stat(const char *path, struct stat *facts)
 {
     return fault(CALL_stat) ? -1 : stat(path, facts);
+}
+
+static uint64_t fault_now_us(void);     /* the clock that skips */
+
+AT_TIMES int fault_clock_gettime(clockid_t clock, struct timespec *now)
+{
+    uint64_t now_us = fault_now_us();
+    int call = CALL_clock_gettime;
+#ifdef CLOCK_BOOTTIME
+    if (clock == CLOCK_BOOTTIME) call = CALL_boot_clock;
+#endif
+    (void)clock;
+    if (fault(call)) return -1;
+    now->tv_sec = (time_t)(now_us / 1000000u);
+    now->tv_nsec = (long)(now_us % 1000000u * 1000u);
+    return 0;
+}
+
+static time_t fault_time(time_t *out)
+{
+    (void)out;
+    if (fault(CALL_time)) return (time_t)-1;
+    return (time_t)(1790000000u + fault_now_us() / 1000000u);
 }
 
 #ifdef __linux__
@@ -285,10 +352,13 @@ AT_TIMES int fault_timerfd_settime(int fd, int flags, const struct itimerspec *w
 #define pipe fault_pipe
 #define getaddrinfo fault_getaddrinfo
 #define pthread_attr_init fault_pthread_attr_init
+#define pthread_attr_setstacksize fault_pthread_attr_setstacksize
 #define pthread_create fault_pthread_create
 #define open fault_open
 #define pread fault_pread
 #define stat(path, facts) fault_stat(path, facts)
+#define clock_gettime fault_clock_gettime
+#define time(out) fault_time(out)
 #define getrandom fault_getrandom
 #define epoll_create1 fault_epoll_create1
 #define epoll_ctl fault_epoll_ctl
@@ -314,10 +384,13 @@ AT_TIMES int fault_timerfd_settime(int fd, int flags, const struct itimerspec *w
 #undef pipe
 #undef getaddrinfo
 #undef pthread_attr_init
+#undef pthread_attr_setstacksize
 #undef pthread_create
 #undef open
 #undef pread
 #undef stat
+#undef clock_gettime
+#undef time
 #undef getrandom
 #undef epoll_create1
 #undef epoll_ctl
@@ -329,7 +402,16 @@ AT_TIMES int fault_timerfd_settime(int fd, int flags, const struct itimerspec *w
 #include "loopback.h"
 
 #define TOKEN "MTA5ODc2NTQzMjEwOTg3NjU0Mw.GabcDE.thisTokenMustNeverBeSeenInAnyText"
-#define BIG_BYTES 300000
+
+#if defined __SANITIZE_ADDRESS__ || !defined __OPTIMIZE__
+#define BIG_BYTES 1000000
+#else
+#define BIG_BYTES 10000000
+#endif
+#define SMALL_BYTES 300000
+static uint64_t big_bytes = SMALL_BYTES;            /* of the GUILD_CREATE in a life */
+
+static uint64_t fault_now_us(void) { return lb_now_us(); }
 
 /* ---- a client, its gateway, one life ---- */
 typedef struct life {
@@ -378,13 +460,6 @@ static void life_log(void *user, uint32_t level, int32_t shard, const char *text
     life_look((life *)user, text);
 }
 
-static uint64_t life_clock(void *user) { (void)user; return lb_now_us(); }
-static uint64_t life_unix(void *user)
-{
-    (void)user;
-    return UINT64_C(1790000000) + lb_now_us() / 1000000u;
-}
-
 static life *life_new(int secure)
 {
     life *l = (life *)lb_new(sizeof *l);
@@ -401,8 +476,6 @@ static life *life_new(int secure)
     l->cfg.alloc = life_alloc;
     l->cfg.log = life_log;
     l->cfg.log_level = GW_LOG_TRACE;
-    l->cfg.monotonic_us = l->cfg.boot_us = life_clock;
-    l->cfg.unix_time = life_unix;
     return l;
 }
 
@@ -413,7 +486,7 @@ static void life_take(life *l, const gw_event *event)
     life_look(l, event->name);
     life_look(l, gw_why(l->gw));
     if (event->type >= GW_GATEWAY_INFO && !event->message[0]) l->empty_messages++;
-    if (event->bytes > BIG_BYTES) l->big++;
+    if (event->bytes > big_bytes) l->big++;
     if (event->type == GW_FATAL) l->close_code = event->close_code;
     gw_u64(&event->d, "user.id");
     l->moved++;
@@ -489,9 +562,9 @@ static void life_story(life *l)
     gw_fd(l->gw);
     l->queued += gw_send_raw(l->gw, 0, 3, presence, strlen(presence)) > 0;
     if (!life_until_live(l, 400)) return;
-    snprintf(command, sizeof command, "big %d", BIG_BYTES);
+    snprintf(command, sizeof command, "big %lu", (unsigned long)big_bytes);
     lb_sim_do(&l->sim, command);
-    life_until(l, GW_GUILD_CREATE, 1);
+    life_until(l, GW_GUILD_CREATE, 10);
     gw_wake(l->gw);
     l->queued += gw_send_raw(l->gw, 0, 3, presence, strlen(presence)) > 0;
     lb_sim_do(&l->sim, "cut");
@@ -552,25 +625,47 @@ static int is_small(void)
     return scale && strcmp(scale, "small") == 0;
 }
 
-/* At every place; `most` places are looked at one by one, those behind in growing steps. */
-static void fail_everywhere(int secure, int call, uint64_t most)
+static uint64_t step_of(uint64_t n, uint64_t most) { return n < most ? 1 : 1 + n / 4; }
+
+/* At every place; `most` places are looked at one by one, those behind in growing steps. Once; and
+ * from there on: at each of `most_on` places, those behind doubled. */
+static void fail_everywhere(int secure, int call, uint64_t most, uint64_t most_on)
 {
     const int *error;
-    uint64_t n, step;
-    if (is_small()) most = 2;
+    uint64_t n;
+    if (is_small()) most = most_on = 2;
     for (error = calls[call].errors; *error; error++) {
-        for (n = 1; live_through(secure, call, *error, n, 1); n += n < most ? 1 : 1 + n / 4) { }
-        step = is_small() ? 8 : 2;
+        for (n = 1; live_through(secure, call, *error, n, 1); n += step_of(n, most)) { }
+        if (secure) big_bytes = SMALL_BYTES;
         for (n = 1; live_through(secure, call, *error, n, *error == EINTR ? 100 : UINT64_MAX);
-             n = n * step) { }
+             n += n < most_on ? 1 : is_small() ? 7 * n : n) { }
         if (is_small()) break;
     }
 }
 
+/* With the largest payload: at every place where memory fails, else at the 16th, 64th, 256th ... */
+static void fail_in_a_large_payload(int secure, int call)
+{
+    const int *error;
+    uint64_t n;
+    big_bytes = is_small() ? SMALL_BYTES : BIG_BYTES;
+    if (call == CALL_alloc) fail_everywhere(secure, call, UINT64_MAX, UINT64_MAX);
+    else for (error = calls[call].errors; *error; error++) {
+        for (n = 16; live_through(secure, call, *error, n, 1); n *= 4) { }
+        if (is_small()) break;
+    }
+    big_bytes = SMALL_BYTES;
+}
+
 #define FAILS(name, most) \
-    TEST(failures_of_##name##_are_survived) { fail_everywhere(0, CALL_##name, most); }
+    TEST(failures_of_##name##_are_survived) { fail_everywhere(0, CALL_##name, most, 1); }
 #define FAILS_TLS(name, most) \
-    TEST(failures_of_##name##_with_tls_are_survived) { fail_everywhere(1, CALL_##name, most); }
+    TEST(failures_of_##name##_with_tls_are_survived) { fail_everywhere(1, CALL_##name, most, 1); }
+#define FAILS_LARGE(name) \
+    TEST(failures_of_##name##_in_a_large_payload_are_survived) \
+    { \
+        fail_in_a_large_payload(0, CALL_##name); \
+    }
 
 TEST(failures_none_and_all_is_well)
 {
@@ -629,15 +724,37 @@ static void close_and_reset(int secure)
 TEST(failures_a_close_code_before_a_reset_is_heard)             { close_and_reset(0); }
 TEST(failures_a_close_code_before_a_reset_is_heard_with_tls)    { close_and_reset(1); }
 
-FAILS(alloc, 1000)
+/* /dev/urandom serves where getrandom() is not there; and may fail as well. */
+static void fail_the_device(int secure, int call)
+{
+    faults.never = CALL_getrandom;
+    fail_everywhere(secure, call, 10, 1);
+    faults.never = -1;
+}
+
+TEST(failures_of_the_random_device_are_survived)      { fail_the_device(0, CALL_urandom); }
+TEST(failures_of_random_bytes_are_survived)           { fail_the_device(0, CALL_urandom_read); }
+TEST(failures_of_random_bytes_with_tls_are_survived)  { fail_the_device(1, CALL_urandom_read); }
+
+TEST(failures_of_alloc_in_a_large_payload_with_tls_are_survived)
+{
+    fail_in_a_large_payload(1, CALL_alloc);
+}
+
+FAILS_LARGE(alloc)
+FAILS_LARGE(recv)
+FAILS_LARGE(epoll_wait)
+FAILS_LARGE(poll)
 FAILS(socket, 10)
 FAILS(setsockopt, 10)
 FAILS(fcntl, 10)
 FAILS(connect, 10)
 FAILS(getsockopt, 10)
+FAILS(so_error, 10)
 FAILS(getpeername, 10)
 FAILS(send, 20)
 FAILS(recv, 20)
+FAILS(close, 10)
 FAILS(epoll_create1, 2)
 FAILS(epoll_ctl, 20)
 FAILS(epoll_wait, 20)
@@ -649,16 +766,20 @@ FAILS(pipe, 2)
 FAILS(read, 10)
 FAILS(write, 10)
 FAILS(getrandom, 10)
-FAILS_TLS(alloc, 1000)
+FAILS(clock_gettime, 10)
+FAILS(boot_clock, 10)
+FAILS(time, 10)
 FAILS_TLS(calloc, 10)
 FAILS_TLS(send, 6)
 FAILS_TLS(recv, 6)
 FAILS_TLS(getaddrinfo, 10)
 FAILS_TLS(pthread_attr_init, 10)
+FAILS_TLS(pthread_attr_setstacksize, 10)
 FAILS_TLS(pthread_create, 10)
 FAILS_TLS(getrandom, 10)
 FAILS_TLS(open, 6)
 FAILS_TLS(pread, 6)
 FAILS_TLS(stat, 6)
+FAILS_TLS(time, 6)
 
 CHECK_MAIN()
