@@ -195,6 +195,7 @@ static void caller_on_event(run *r, const gw_event *event)
     r->own.events += event->type < GW_DISPATCH_END_;
     r->moved++;
     r->hand = event;
+    gate_on_event(r, event);
     hand_on_event(r, event);
     ledger_on_event(r, event);
     if (event->type < GW_DISPATCH_END_) {

@@ -132,6 +132,7 @@ static void law_identify(stream *s, const char *text, size_t len)
     s->identify_before_us = *last;
     s->identify_end = s->eyes.offered;
     *last = r->now_us;
+    if (r->other) r->other->identify_us[bucket] = r->now_us;
     for (i = r->identify_count; i-- > 0 && r->identifies[i] + 86400 * RUN_SECOND > r->now_us + SLACK_US; ) today++;
     if (today > 1000) law_broken(r, LAW_identify_day, "%u Identifies in a day", (unsigned)today);
     if (r->identify_count == r->identify_cap) {
@@ -151,6 +152,7 @@ void laws_on_cut(stream *s)
     run *r = s->run;
     if (!s->identify_end || s->eyes.taken >= s->identify_end || !r->identify_count) return;
     r->identify_us[(uint32_t)s->shard % r->plan.concurrency] = s->identify_before_us;
+    if (r->other) r->other->identify_us[(uint32_t)s->shard % r->plan.concurrency] = s->identify_before_us;
     r->identify_count--;
     r->identify_total--;
     s->identify_end = 0;

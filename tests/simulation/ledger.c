@@ -38,10 +38,16 @@ uint32_t dispatch_type(const char *name, size_t len)
     return GW_UNKNOWN_DISPATCH;
 }
 
-static ledger_session *ledger_number(run *r, uint64_t number)
+static ledger_session *ledger_has(const run *r, uint64_t number)
 {
     ledger_session *session = r->sessions;
     while (session && session->number != number) session = session->next;
+    return session;
+}
+
+static ledger_session *ledger_number(run *r, uint64_t number)
+{
+    ledger_session *session = ledger_has(r, number);
     if (session || !number) return session;
     session = (ledger_session *)calloc(1, sizeof *session);
     if (!session) abort();
@@ -153,6 +159,15 @@ static void ledger_on_violation(run *r, const char *line)
     const char *text = line_text(line, "\"rule\":\"", &len);
     snprintf(rule, sizeof rule, "%.*s", (int)len, text);
     laws_on_violation(r, line_number(line, "\"conn\":"), rule, line);
+}
+
+/* Of two clients, whose connection or session it is. */
+run *ledger_owner(run *r, const char *line)
+{
+    uint64_t conn = line_number(line, "\"conn\":"), session = line_number(line, "\"session\":");
+    if (!r->other || (conn && wire_of(r, conn))) return r;
+    if (conn && wire_of(r->other, conn)) return r->other;
+    return session && !ledger_has(r, session) && ledger_has(r->other, session) ? r->other : r;
 }
 
 void ledger_on_line(run *r, const char *line)

@@ -76,6 +76,20 @@ static void plan_hand(run *r, plan *p)
     p->hand_every_us = about(c, 300, 60000) * 1000u;
 }
 
+static void plan_reshard(run *r, plan *p)
+{
+    uint64_t *c = &r->chance_hand;
+    uint32_t most = p->tls ? 3 : RUN_SHARDS_MAX;
+    if (!one_in(c, 6) || p->corrupt || p->budget) return;
+    p->new_total = (uint32_t)between(c, 1, most);
+    p->reshard_in_us = below(c, p->storm_us);
+    p->sharded = 1;
+    p->gate = 1;
+    p->suspends = 0;
+    if (p->rate > 3) p->rate /= 3.0;
+    if (p->turn_us && p->tick_us > p->turn_us / (8 + 4 * most)) p->tick_us = p->turn_us / (8 + 4 * most);
+}
+
 void plan_draw(run *r, int tls)
 {
     plan *p = &r->plan;
@@ -113,8 +127,9 @@ void plan_draw(run *r, int tls)
         p->clockless = 0;       /* without a clock no certificate is valid */
     }
     p->storm_of_closes = !p->tls && one_in(c, 400);
+    plan_reshard(r, p);
     if (p->storm_of_closes) {
-        p->by_hand = p->restarts = p->wire_faults = p->gateway_faults = p->budget = p->asks_api = p->corrupt = p->frame_us = 0;
+        p->new_total = p->by_hand = p->restarts = p->wire_faults = p->gateway_faults = p->budget = p->asks_api = p->corrupt = p->frame_us = 0;
         p->rate = 0;
         p->calm_wire = 1;
         p->stall_of = p->late_us = p->up_delay_us = p->down_delay_us = p->write_most = p->read_most = 0;

@@ -75,8 +75,7 @@ static void *on_alloc(void *user, void *old, size_t old_bytes, size_t new_bytes)
 static int32_t on_gate(void *user, int32_t shard, uint32_t bucket)
 {
     run *r = (run *)user;
-    (void)shard;
-    (void)bucket;
+    if (r->permits) return gate_ask(r, shard, bucket);
     if (r->phase != PHASE_STORM || !one_in(&r->chance_caller, 3)) return 0;
     return (int32_t)between(&r->chance_caller, 1, 20000);
 }
@@ -175,6 +174,7 @@ static void caller_look_at_memory(run *r)
 void caller_close(run *r)
 {
     if (!r->gw) return;
+    gate_let_go(r);
     gw_close(r->gw);
     r->gw = NULL;
     r->hand = NULL;
@@ -220,7 +220,7 @@ void caller_restart(run *r)
     static const char *const names[] = { "restart_stop_keep", "restart_close", "restart_crash", "restart_forgets",
                                          "restart_stop_end" };
     uint64_t kind = below(c, 100);
-    if (!r->gw || r->stopping) return;
+    if (!r->gw || r->stopping || r->other) return;
     kind = kind < 30 ? 0 : kind < 55 ? 1 : kind < 85 ? 2 : kind < 93 ? 3 : 4;
     /* over its budget a bot is not started without a memory; GW_END may spend what is left */
     if (r->plan.budget && kind >= 3) kind = 0;

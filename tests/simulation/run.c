@@ -46,7 +46,7 @@ void run_note(run *r, const char *format, ...)
     va_end(list);
     for (; *at; at++) r->hash = (r->hash ^ (uint8_t)*at) * UINT64_C(0x100000001B3);
     r->hash = (r->hash ^ r->now_us) * UINT64_C(0x100000001B3);
-    if (r->verbose > 1) printf("%11.6f %s\n", (double)r->now_us / 1e6, text);
+    if (r->verbose > 1) printf("%11.6f %s%s\n", (double)r->now_us / 1e6, r->is_second ? "second " : "", text);
 }
 
 void run_count_fault(run *r, const char *name)
@@ -60,11 +60,18 @@ void run_count_fault(run *r, const char *name)
     f->kinds[i].count++;
 }
 
-static void on_gateway_line(void *user, const char *line) { ledger_on_line((run *)user, line); }
+/* The clock of the client that does not move stands a little behind: it is of no session that has news. */
+static void on_gateway_line(void *user, const char *line)
+{
+    run *r = ledger_owner((run *)user, line), *other = r->other;
+    if (other && r->now_us < other->now_us) r->now_us = other->now_us;
+    ledger_on_line(r, line);
+}
 
 /* ---- life ---- */
-static void run_begin(run *r, uint64_t seed, int tls, int verbose, figures *f)
+static void run_begin(run *r, run *second, uint64_t seed, int tls, int verbose, figures *f)
 {
+    static permit permits[PERMITS];
     uint64_t state = seed * UINT64_C(0x9E3779B97F4A7C15) + (tls ? 77u : 0u);
     memset(r, 0, sizeof *r);
     r->seed = seed;
@@ -83,6 +90,12 @@ static void run_begin(run *r, uint64_t seed, int tls, int verbose, figures *f)
     plan_draw(r, tls);
     plan_config(r);
     r->sim.log = on_gateway_line;
+    if (r->plan.new_total) {
+        memset(permits, 0, sizeof permits);
+        r->second = second;
+        r->permits = permits;
+        r->reshard_at_us = r->now_us + r->plan.reshard_in_us;
+    }
     r->gateway = sim_new(&r->sim, run_ms(r));
     r->storm_ends_us = r->now_us + r->plan.storm_us;
     r->next_fault_us = r->now_us + below(&r->chance_fault, 2 * r->plan.fault_every_us);
@@ -104,7 +117,6 @@ static void run_end(run *r)
 {
     caller_close(r);
     wire_free(r);
-    sim_free(r->gateway);
     ledger_free(r);
     hand_free(r);
     free(r->text);
@@ -178,6 +190,8 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t run_next_us(const run *r)
 {
     uint64_t next_us = wire_next_us(r), sim_ms = sim_next_ms(r->gateway), sim_us;
+    if (r->phase == PHASE_STORM && r->second && !r->other && r->reshard_at_us > r->now_us)
+        next_us = earlier(next_us, r->reshard_at_us);
     if (sim_ms != SIM_NEVER) {
         sim_us = sim_ms * 1000u;
         next_us = earlier(next_us, sim_us > r->now_us ? sim_us : r->now_us + 1000u);
@@ -191,10 +205,34 @@ static uint64_t run_next_us(const run *r)
     return next_us;
 }
 
+/* What is due of a client. */
+static void run_move(run *r)
+{
+    wire_step(r);
+    caller_wake(r);
+    faults_step(r);
+    hand_step(r);
+    if (r->gw && !r->suspend_until_us && r->now_us >= r->poll_at_us) caller_turn(r);
+    wire_step(r);
+    caller_wake(r);
+    if (r->gw || r->phase > PHASE_CALM || r->is_retired) return;
+    if (!r->restart_at_us) r->restart_at_us = r->now_us + RUN_SECOND;
+    else if (r->now_us >= r->restart_at_us) caller_open(r, r->text != NULL);
+}
 
-static void run_step(run *r)
+static void run_other(run *r)
+{
+    if (!r->other) return;
+    if (r->other->now_us < r->now_us) r->other->now_us = r->now_us;
+    run_move(r->other);
+    if (r->now_us < r->other->now_us) r->now_us = r->other->now_us;
+}
+
+/* The run that counts afterwards. */
+static run *run_step(run *r)
 {
     uint64_t next_us = run_next_us(r), before_us = r->now_us;
+    if (r->other) next_us = earlier(next_us, run_next_us(r->other));
     r->idle_steps = next_us > r->now_us || r->stepped_us != r->now_us ? 0 : r->idle_steps + 1;
     r->stepped_us = r->now_us;
     if (r->idle_steps > 100000) {
@@ -208,18 +246,11 @@ static void run_step(run *r)
         r->suspended_us = r->now_us;
         if (r->now_us >= r->suspend_until_us) run_wake(r);
     }
-    wire_step(r);
-    caller_wake(r);
-    faults_step(r);
-    hand_step(r);
-    if (r->gw && !r->suspend_until_us && r->now_us >= r->poll_at_us) caller_turn(r);
-    wire_step(r);
-    caller_wake(r);
-    if (!r->gw && r->phase <= PHASE_CALM) {
-        if (!r->restart_at_us) r->restart_at_us = r->now_us + RUN_SECOND;
-        else if (r->now_us >= r->restart_at_us) caller_open(r, r->text != NULL);
-    }
+    run_move(r);
+    run_other(r);
+    r = reshard_step(r);
     run_look_at_phase(r);
+    return r;
 }
 
 static void run_report(const run *r)
@@ -238,24 +269,46 @@ static void run_report(const run *r)
     fflush(stdout);
 }
 
+/* What the second client did, and what it broke. */
+static void run_add(run *r, const run *other)
+{
+    r->own.events += other->own.events;
+    r->own.connections += other->own.connections;
+    r->own.resumes += other->own.resumes;
+    r->own.identifies += other->own.identifies;
+    r->own.restarts += other->own.restarts;
+    r->own.polls += other->own.polls;
+    r->hash ^= other->hash;
+    if (other->broken < 0 || r->broken >= 0) return;
+    r->broken = other->broken;
+    memcpy(r->why, other->why, sizeof r->why);
+}
+
 void run_seed(uint64_t seed, int tls, int verbose, figures *f, int *broken)
 {
-    static run r;
+    static run first, second;
+    run *r = &first;
     uint64_t began_us;
-    run_begin(&r, seed, tls, verbose, f);
-    began_us = r.now_us;
-    while (r.phase != PHASE_OVER && r.broken < 0) run_step(&r);
-    r.own.virtual_us = r.now_us - began_us;
-    run_end(&r);
-    run_report(&r);
+    run_begin(r, &second, seed, tls, verbose, f);
+    began_us = r->now_us;
+    while (r->phase != PHASE_OVER && r->broken < 0 && (!r->other || r->other->broken < 0)) r = run_step(r);
+    first.own.virtual_us = r->now_us - began_us;
+    if (first.other) {
+        run_end(&second);
+        run_add(&first, &second);
+    }
+    r = &first;
+    run_end(r);
+    sim_free(r->gateway);
+    run_report(r);
     f->seeds++;
-    f->virtual_us += r.own.virtual_us;
-    f->events += r.own.events;
-    f->connections += r.own.connections;
-    f->resumes += r.own.resumes;
-    f->identifies += r.own.identifies;
-    f->restarts += r.own.restarts;
-    f->polls += r.own.polls;
-    f->violations += r.broken >= 0;
-    *broken = r.broken;
+    f->virtual_us += r->own.virtual_us;
+    f->events += r->own.events;
+    f->connections += r->own.connections;
+    f->resumes += r->own.resumes;
+    f->identifies += r->own.identifies;
+    f->restarts += r->own.restarts;
+    f->polls += r->own.polls;
+    f->violations += r->broken >= 0;
+    *broken = r->broken;
 }

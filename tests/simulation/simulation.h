@@ -7,6 +7,7 @@
  *   process.c      the program that uses the library: hooks, memory, saves, restarts
  *   caller.c       ... what it does while it runs: polls, reads, sends
  *   hand.c         ... and of shards: starts, stops, starts again
+ *   reshard.c      ... and of a second client beside it, with another number of shards
  *   wire.c         the transport: delay, pieces, cuts, silence, broken bytes
  *   wire_tls.c     the gateway's end of TLS
  *   eyes.c         reads what the client writes: the independent witness of rates, sizes, codes
@@ -81,6 +82,8 @@ typedef struct plan {
     uint32_t tls, shards, sharded, first_shard, total;      /* sharded 0: without a shard in Identify */
     uint32_t by_hand, first_shards; /* the caller starts and stops shards; so many run from the beginning */
     uint64_t hand_every_us;
+    uint32_t new_total;             /* 0: stays as it is; else a second client with so many shards takes over */
+    uint64_t reshard_in_us;
     uint32_t asks_api;              /* /gateway/bot instead of config.url */
     uint32_t concurrency;
     uint32_t budget;                /* Identifies of the day; 0: 1,000 */
@@ -198,6 +201,13 @@ typedef struct stream {             /* one connection */
 } stream;
 
 /* ---- the run ---- */
+#define PERMITS 4u
+typedef struct permit {             /* of an Identify bucket, for two clients */
+    const run *holder;              /* NULL: nobody */
+    int32_t shard;
+    uint64_t free_us;
+} permit;
+
 typedef enum phase { PHASE_STORM, PHASE_CALM, PHASE_LIVE, PHASE_OVER } phase;
 
 struct run {
@@ -214,6 +224,11 @@ struct run {
     sim_config sim;
     sim_gateway *gateway;
     stream *streams;
+    /* re-sharding */
+    run *second, *other;            /* room for a second client; the other one that runs, or has run */
+    permit *permits;                /* PERMITS of them, of both; NULL: there is no such gate */
+    uint64_t reshard_at_us;
+    uint32_t is_second, is_retired;
     /* the client */
     gw_config cfg;
     gw_transport transport;
@@ -307,6 +322,12 @@ int hand_all_live(const run *r);
 uint32_t hand_first(const run *r);                          /* so many shards the config starts */
 void hand_free(run *r);
 
+/* reshard.c */
+run *reshard_step(run *r);                                  /* the run that counts from now on */
+int32_t gate_ask(run *r, int32_t shard, uint32_t bucket);
+void gate_on_event(run *r, const gw_event *event);
+void gate_let_go(run *r);
+
 /* wire.c */
 extern const gw_transport wire_hooks;
 void wire_step(run *r);                                     /* what is due arrives */
@@ -336,6 +357,7 @@ void eyes_free(eyes *e);
 
 /* ledger.c */
 void ledger_on_line(run *r, const char *line);              /* of the model's log */
+run *ledger_owner(run *r, const char *line);
 void ledger_on_event(run *r, const gw_event *event);
 void ledger_let_go(run *r);                                 /* the event in hand is done */
 void ledger_restart(run *r, int with_text);
