@@ -129,6 +129,9 @@ static void law_identify(stream *s, const char *text, size_t len)
         law_broken(r, r->hands[s->shard].begun_us < *last ? LAW_identify_pace : LAW_hand_pace,
                    "shard %llu: %llu ms after the last Identify of its bucket", (unsigned long long)shard,
                    (unsigned long long)((r->now_us - *last) / 1000u));
+    if (r->cfg.identify_gate && !r->gate_go[s->shard])
+        law_broken(r, LAW_gate, "shard %llu identifies, and was not let in", (unsigned long long)shard);
+    r->gate_go[s->shard] = 0;
     s->identify_before_us = *last;
     s->identify_end = s->eyes.offered;
     *last = r->now_us;

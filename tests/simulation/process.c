@@ -75,9 +75,12 @@ static void *on_alloc(void *user, void *old, size_t old_bytes, size_t new_bytes)
 static int32_t on_gate(void *user, int32_t shard, uint32_t bucket)
 {
     run *r = (run *)user;
-    if (r->permits) return gate_ask(r, shard, bucket);
-    if (r->phase != PHASE_STORM || !one_in(&r->chance_caller, 3)) return 0;
-    return (int32_t)between(&r->chance_caller, 1, 20000);
+    int32_t wait_ms = 0;
+    if (r->permits) wait_ms = gate_ask(r, shard, bucket);
+    else if (r->phase == PHASE_STORM && one_in(&r->chance_caller, 3))
+        wait_ms = (int32_t)between(&r->chance_caller, 1, 20000);
+    if (!wait_ms) r->gate_go[(uint32_t)shard % RUN_SHARDS_MAX] = 1;
+    return wait_ms;
 }
 
 /* ---- life ---- */
@@ -134,6 +137,7 @@ void caller_open(run *r, int with_text)
     r->opened_us = r->now_us;
     r->stopping = r->ended_by_caller = r->held = 0;
     memset(r->state_was, 0xFF, sizeof r->state_was);
+    memset(r->gate_go, 0, sizeof r->gate_go);
     for (i = 0; i < GW_DISPATCH_END_; i++) {
         if (r->is_off[i]) r->off_us[i] = r->now_us;
         r->is_off[i] = 0;

@@ -1,6 +1,6 @@
 /* reshard.c -- from one number of shards to another while events flow: a second client of the bot beside the first, in
- * one loop, one gate before the Identifies of both (examples/reshard.c); then the first is stopped. Each client is a run
- * of its own with its own caller, wire and books; gateway and time are one. */
+ * one loop, one gate before the Identifies of both (examples/reshard.c); then the first is stopped. Each client is a
+ * run of its own with its own caller, wire and books; gateway and time are one. */
 #include "simulation.h"
 #include <string.h>
 

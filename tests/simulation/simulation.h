@@ -41,6 +41,7 @@
     X(save_is_true,   "a saved text names no event that was not taken, and all that were")                 \
     X(identify_pace,  "no two Identifies of one bucket within its window")                                 \
     X(identify_day,   "no more Identifies than the day allows")                                            \
+    X(gate,           "no Identify without a word of config.identify_gate")                                \
     X(payload_rate,   "at most 120 payloads in 60 s on a connection, 5 presences in 20 s")                 \
     X(payload_size,   "no payload above 4,096 bytes")                                                      \
     X(payload_time,   "no command before READY or RESUMED")                                                \
@@ -255,6 +256,7 @@ struct run {
     uint64_t off_us[GW_DISPATCH_END_];          /* when each dispatch was unwanted last; now: it is */
     uint64_t off_since_us[GW_DISPATCH_END_];
     uint32_t is_off[GW_DISPATCH_END_];
+    uint32_t gate_go[RUN_SHARDS_MAX];           /* config.identify_gate said so, and there was no Identify yet */
     /* books */
     ledger_session *sessions;
     shard_book books[RUN_SHARDS_MAX];
