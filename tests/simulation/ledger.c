@@ -280,7 +280,6 @@ static void ledger_on_skipped(run *r, const gw_event *event)
         law_broken(r, LAW_delivered, "shard %d: s %llu of %u bytes was SKIPPED, max_payload is %u", (int)event->shard,
                    (unsigned long long)event->seq, (unsigned)sent->bytes, (unsigned)r->plan.max_payload);
     sent->skipped = 1;
-    if (book->session->top_seq < event->seq) book->session->top_seq = event->seq;
 }
 
 void ledger_on_event(run *r, const gw_event *event)
@@ -345,7 +344,6 @@ void ledger_start(run *r, uint32_t shard, const char *text)
     book->told_lost_us = told_lost_us;
     for (i = 0; ledger_line(text, i, &line); i++) if (line.shard == shard) ledger_take_line(r, book, &line);
     book->number = 0;
-    book->by_hand = 1;
 }
 
 void ledger_stop(run *r, uint32_t shard, uint32_t how)
@@ -366,7 +364,6 @@ void ledger_check_save(run *r)
         if (line.seq < done)
             law_broken(r, LAW_save_is_true, "shard %llu: the text names s %llu, but %llu was taken",
                        (unsigned long long)line.shard, (unsigned long long)line.seq, (unsigned long long)done);
-        if (book->by_hand && line.seq <= session->top_seq) continue;    /* what the run before had in hand is let go in this */
         for (at = ledger_after(session, done); at < session->count && session->events[at].seq <= line.seq; at++) {
             /* One that is too large counts as taken when it has come; its SKIPPED may still wait to be handed out. */
             if (r->plan.max_payload && session->events[at].bytes > r->plan.max_payload / 2) continue;

@@ -100,11 +100,10 @@ static void run_begin(run *r, run *second, uint64_t seed, int tls, int verbose, 
     r->storm_ends_us = r->now_us + r->plan.storm_us;
     r->next_fault_us = r->now_us + below(&r->chance_fault, 2 * r->plan.fault_every_us);
     run_note(r, "plan: %u shards of %u, by hand %u after the first %u, then %u, tls %u, concurrency %u, api %u, "
-             "budget %u, ack by hand %u, fixed %u, max_payload %u, queued %u, turn %u bytes %u us, tick %u us, interval %llu ms, corrupt %u, calm %u, up %u us, down %u us, "
-             "write %u, read %u, late %u us, stall %u ms, frame %u us", (unsigned)r->plan.shards, (unsigned)r->plan.total,
+             "budget %u, ack by hand %u, fixed %u, max_payload %u, queued %u, turn %u bytes %u us, tick %u us, "
+             "interval %llu ms, corrupt %u, calm %u, up %u us, down %u us, write %u, read %u, late %u us, stall %u ms, frame %u us", (unsigned)r->plan.shards, (unsigned)r->plan.total,
              (unsigned)r->plan.by_hand, (unsigned)r->plan.first_shards, (unsigned)r->plan.new_total,
-             (unsigned)r->plan.tls,
-             (unsigned)r->plan.concurrency, (unsigned)r->plan.asks_api, (unsigned)r->plan.budget,
+             (unsigned)r->plan.tls, (unsigned)r->plan.concurrency, (unsigned)r->plan.asks_api, (unsigned)r->plan.budget,
              (unsigned)r->plan.ack_by_hand, (unsigned)r->plan.fixed_memory, (unsigned)r->plan.max_payload,
              (unsigned)r->plan.max_queued, (unsigned)r->plan.turn_bytes, (unsigned)r->plan.turn_us,
              (unsigned)r->plan.tick_us, (unsigned long long)r->plan.interval_ms, (unsigned)r->plan.corrupt,

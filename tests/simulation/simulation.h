@@ -134,7 +134,6 @@ typedef struct shard_book {         /* of one shard of the client, in this life 
     uint64_t acked_seq;             /* ... or acknowledged */
     uint64_t told_lost_us;          /* the gateway said by a close code that the session is over */
     uint64_t began_us;
-    uint32_t by_hand;               /* started by gw_shard_start() */
     uint32_t identified;            /* an Identify was written since READY: what comes before the next is of neither */
     uint64_t resumes[16];           /* when the last Resumes were written */
     uint32_t resume_count;
