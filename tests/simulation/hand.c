@@ -47,6 +47,7 @@ static void hand_start(run *r, uint32_t shard, source from)
     char ruins[GW_SESSION_MAX * (RUN_SHARDS_MAX + 1)] = "gw1 of another bot";
     const char *text = NULL;
     size_t len = 0;
+    int32_t result;
     if (from == FROM_ITS_OWN) text = h->text, len = h->text_len;
     if (from == FROM_ALL) text = r->text, len = r->text_len;
     if (from == FROM_RUINS) {
@@ -60,8 +61,9 @@ static void hand_start(run *r, uint32_t shard, source from)
     run_note(r, "caller: gw_shard_start(%u) from %s", (unsigned)shard, !text ? "nothing" : from == FROM_ITS_OWN ?
              "its own text" : from == FROM_ALL ? "the last text" : "ruins");
     run_count_fault(r, "shard_start");
-    hand_expect(r, gw_shard_start(r->gw, (int32_t)shard, text, len),
-                from == FROM_RUINS ? (int32_t)GW_ERROR_SESSION_TEXT : (int32_t)GW_OK, "gw_shard_start", shard);
+    result = gw_shard_start(r->gw, (int32_t)shard, text, len);
+    if (r->plan.memory_limit && result == GW_ERROR_NO_MEMORY) return;
+    hand_expect(r, result, from == FROM_RUINS ? (int32_t)GW_ERROR_SESSION_TEXT : (int32_t)GW_OK, "gw_shard_start", shard);
     ledger_start(r, shard, from == FROM_RUINS ? NULL : text);
     h->runs = 1;
     h->begun_us = r->now_us;

@@ -276,7 +276,7 @@ static void ledger_on_skipped(run *r, const gw_event *event)
                    event->name, (unsigned long long)event->seq);
         return;
     }
-    if (!r->plan.fixed_memory && sent->bytes <= r->plan.max_payload && r->plan.max_payload)
+    if (!r->plan.fixed_memory && !r->plan.memory_limit && sent->bytes <= r->plan.max_payload && r->plan.max_payload)
         law_broken(r, LAW_delivered, "shard %d: s %llu of %u bytes was SKIPPED, max_payload is %u", (int)event->shard,
                    (unsigned long long)event->seq, (unsigned)sent->bytes, (unsigned)r->plan.max_payload);
     sent->skipped = 1;
@@ -366,7 +366,7 @@ void ledger_check_save(run *r)
                        (unsigned long long)line.shard, (unsigned long long)line.seq, (unsigned long long)done);
         for (at = ledger_after(session, done); at < session->count && session->events[at].seq <= line.seq; at++) {
             /* One that is too large counts as taken when it has come; its SKIPPED may still wait to be handed out. */
-            if (r->plan.max_payload && session->events[at].bytes > r->plan.max_payload / 2) continue;
+            if (r->plan.memory_limit || (r->plan.max_payload && session->events[at].bytes > r->plan.max_payload / 2)) continue;
             if (!ledger_may_lack(r, &session->events[at]) ||
                 (session->events[at].seq == r->hand_seq && line.shard == r->hand_shard))
                 law_broken(r, LAW_save_is_true, "shard %llu: the text names s %llu, but s %llu was not taken",

@@ -128,8 +128,10 @@ void plan_draw(run *r, int tls)
     }
     p->storm_of_closes = !p->tls && one_in(c, 400);
     plan_reshard(r, p);
+    if (one_in(&r->chance_hand, 8) && !p->fixed_memory)
+        p->memory_limit = p->shards * (p->tls ? 60000u : 10000u) + (uint32_t)about(&r->chance_hand, 1000, 300000);
     if (p->storm_of_closes) {
-        p->new_total = p->by_hand = p->restarts = p->wire_faults = p->gateway_faults = p->budget = p->asks_api = p->corrupt = p->frame_us = 0;
+        p->memory_limit = p->new_total = p->by_hand = p->restarts = p->wire_faults = p->gateway_faults = p->budget = p->asks_api = p->corrupt = p->frame_us = 0;
         p->rate = 0;
         p->calm_wire = 1;
         p->stall_of = p->late_us = p->up_delay_us = p->down_delay_us = p->write_most = p->read_most = 0;

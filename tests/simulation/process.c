@@ -47,16 +47,26 @@ static void look_into_freed(run *r, const char *where, const uint8_t *bytes, siz
     }
 }
 
+/* There is a limit while the storm goes on, and for a client that is open. */
+static int caller_is_poor(run *r, size_t more_bytes)
+{
+    if (!r->plan.memory_limit || r->phase != PHASE_STORM || !r->gw) return 0;
+    if (r->live_bytes + more_bytes <= r->plan.memory_limit) return 0;
+    run_count_fault(r, "no_memory");
+    return 1;
+}
+
 /* Blocks remember their sizes, so that a wrong old_bytes is seen; one that grows always moves. */
 static void *on_alloc(void *user, void *old, size_t old_bytes, size_t new_bytes)
 {
     run *r = (run *)user;
     uint64_t *head = old ? (uint64_t *)old - 2 : NULL, *fresh;
     if ((head && head[0] != old_bytes) || (!head && old_bytes)) r->bad_sizes++;
+    if (new_bytes > old_bytes && caller_is_poor(r, new_bytes - old_bytes)) return NULL;
+    if (old) look_into_freed(r, "memory that was given back", (uint8_t *)old, old_bytes < 8192 ? old_bytes : 8192);
     r->live_bytes += new_bytes - (old ? old_bytes : 0);
     if (r->live_bytes > r->peak_bytes) r->peak_bytes = r->live_bytes;
     if (r->memory) law_broken(r, LAW_memory, "config.memory is given, and the allocator was called");
-    if (old) look_into_freed(r, "memory that was given back", (uint8_t *)old, old_bytes < 8192 ? old_bytes : 8192);
     if (!new_bytes) {
         if (head) r->live_blocks--;
         free(head);

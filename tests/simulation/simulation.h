@@ -68,7 +68,7 @@ typedef enum law {
 } law;
 
 /* ---- faults that were played, by name ---- */
-#define FAULT_KINDS_MAX 96u
+#define FAULT_KINDS_MAX 128u
 typedef struct fault_count { char name[32]; uint64_t count; } fault_count;
 
 /* ---- figures over many runs ---- */
@@ -83,6 +83,7 @@ typedef struct plan {
     uint32_t tls, shards, sharded, first_shard, total;      /* sharded 0: without a shard in Identify */
     uint32_t by_hand, first_shards; /* the caller starts and stops shards; so many run from the beginning */
     uint64_t hand_every_us;
+    uint32_t memory_limit;          /* the allocator gives no more than so many bytes; 0: as many as are asked for */
     uint32_t new_total;             /* 0: stays as it is; else a second client with so many shards takes over */
     uint64_t reshard_in_us;
     uint32_t asks_api;              /* /gateway/bot instead of config.url */
