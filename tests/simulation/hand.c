@@ -149,12 +149,15 @@ static void hand_mistake(run *r)
         hand_expect(r, gw_shard_stop(r->gw, (int32_t)stopped, GW_KEEP), GW_ERROR_NOT_OUR_SHARD, "a second stop", stopped);
 }
 
-/* ---- when ---- */
+/* ---- when ----
+ * Who starts from nothing again and again spends the day's 1,000 Identifies, and then has to wait: that is no fault. */
+#define FRUGAL_FROM 700u
+
 void hand_act(run *r)
 {
     uint64_t *c = &r->chance_hand, kind = below(c, 100);
     uint32_t running = a_shard(r, 1), stopped = a_shard(r, 0);
-    if (!r->gw || r->stopping || !gw_alive(r->gw)) return;
+    if (!r->gw || r->stopping || !gw_alive(r->gw) || r->identify_total > FRUGAL_FROM) return;
     if (kind < 10) hand_mistake(r);
     else if (kind < 50 && stopped < RUN_SHARDS_MAX) hand_start(r, stopped, a_source(r, stopped));
     else if (running < RUN_SHARDS_MAX) {
