@@ -68,9 +68,11 @@ static void law_presence(stream *s)
     e->presence_count++;
 }
 
-/* Behind TLS a beat is seen where it arrives: not at all, or late, where the wire was disturbed. */
+/* Behind TLS a beat is seen where it arrives: not at all, or late, where the wire was disturbed. One for which there was
+ * no memory waits for the next. */
 static int law_sees_beats(const stream *s)
 {
+    if (s->run->poor_us && run_mono_us(s->run) < s->run->poor_us + 2 * s->interval_us + RUN_SECOND) return 0;
     return s->hello_us && !s->payloads_full && !s->dead && !(s->tls && (s->disturbed || s->ended));
 }
 

@@ -53,6 +53,7 @@ static int caller_is_poor(run *r, size_t more_bytes)
     if (!r->plan.memory_limit || r->phase != PHASE_STORM || !r->gw) return 0;
     if (r->live_bytes + more_bytes <= r->plan.memory_limit) return 0;
     run_count_fault(r, "no_memory");
+    r->poor_us = run_mono_us(r);
     return 1;
 }
 

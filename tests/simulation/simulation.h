@@ -237,6 +237,7 @@ struct run {
     void *memory;
     size_t memory_bytes, live_bytes, peak_bytes, ceiling_bytes;
     uint64_t live_blocks;
+    uint64_t poor_us;               /* when the allocator refused last; 0: never */
     uint32_t in_turn, bad_sizes;
     char *text;                     /* the last saved session */
     size_t text_len;
