@@ -8703,6 +8703,7 @@ typedef struct gw__gate {
     uint64_t *free_ms;
     uint32_t promised;                      /* permits that are out, not spent yet */
     uint32_t total;                         /* Identifies of a window */
+    uint32_t since_asked;                   /* sent while /gateway/bot is asked: its answer may be older */
     uint32_t remaining;                     /* ... left, while the server or the config said so: */
     uint64_t resets_ms;                     /* GW__NEVER: nobody did */
     uint32_t spent[GW__GATE_HOURS];         /* by us, in this hour and the ones before it */
@@ -8773,7 +8774,7 @@ static void gw__gate_limit(gw__gate *gate, uint32_t total, uint32_t remaining,
                            uint64_t reset_after_ms, uint64_t now_ms)
 {
     gate->total = total;
-    gate->remaining = remaining;
+    gate->remaining = remaining > gate->since_asked ? remaining - gate->since_asked : 0;
     gate->resets_ms = now_ms + reset_after_ms;
 }
 
@@ -8879,6 +8880,7 @@ static void gw__gate_spend(gw__gate *gate, int32_t shard, uint64_t now_ms, uint6
     gate->last_unix = unix_time ? unix_time : GW__TIME_UNKNOWN;
     gate->free_ms[(uint32_t)shard % gate->concurrency] = now_ms + GW__IDENTIFY_EVERY_MS;
     if (gate->remaining) gate->remaining--;
+    gate->since_asked++;
     gate->promised--;
     gate->spent[0]++;
 }
@@ -11032,6 +11034,7 @@ static void gw__client_discover(gw_client *gw, uint64_t now_ms)
     gw__discover_found found = GW__DISCOVER_WAITING;
     if (!discover->is_active) {
         if (now_ms < gw->discover_at_ms) return;
+        gw->shared.gate.since_asked = 0;
         if (!gw__discover_begin(discover, GW_API_URL, gw->shared.identity.token,
                                 (uint64_t)++gw->shared.connections << 32 | GW__TAG_DISCOVER,
                                 now_ms))
@@ -11228,7 +11231,9 @@ static void gw__client_let_go(gw_client *gw)
     if (!shard) return;
     shard->in_hand = 0;
     if (gw->event.type == GW_SKIPPED) shard->skips_to_tell--;
-    if (gw->shared.ack_by_hand || gw->event.session != shard->session.number) return;
+    /* a seq that has not come is of the run before gw_shard_stop(), and the new one began behind it */
+    if (gw->shared.ack_by_hand || gw->event.session != shard->session.number ||
+        gw->event.seq > shard->session.received_seq) return;
     if (shard->session.has_taken && gw->event.seq <= shard->session.taken_seq) return;
     shard->session.taken_seq = gw->event.seq;
     shard->session.has_taken = 1;
@@ -12170,6 +12175,8 @@ GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
     int32_t result = gw__client_may_change(gw);
     uint64_t now_ms;
     gw__shard *one;
+    char before[GW__SESSION_ID_MAX];
+    uint32_t number;
     if (result != GW_OK) return result;
     if (shard < 0 || shard >= gw->shared.identity.shard_total)
         return gw__client_refuse(gw, GW_ERROR_ARGUMENT,
@@ -12180,6 +12187,8 @@ GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
     if (!one) one = gw__client_add_shard(gw, shard);
     if (!one) return gw__client_refuse(gw, GW_ERROR_NO_MEMORY, "gw_shard_start");
     now_ms = gw__client_now_us(gw) / 1000u;
+    number = one->session.number;
+    gw__text_format(before, sizeof before, "%s", one->session.id);
     gw__session_forget(&one->session);
     one->stop_how = 0;
     /* an Identify carries it; behind a Resume it follows */
@@ -12187,6 +12196,10 @@ GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
         gw__send_want_presence(&one->send, 0, now_ms);
     if (session && session_len && !gw__client_load(gw, session, session_len, shard, now_ms))
         result = gw__client_refuse(gw, GW_ERROR_SESSION_TEXT, "gw_shard_start");
+    /* (shard, session, seq) names an event: another session than before gets a number of its own */
+    if (one->session.begun && number && one->session.number <= number && strcmp(before, one->session.id) != 0)
+        one->session.number = number + 1;
+    gw__mem_wipe(before, sizeof before);
     gw__client_start(gw, one, now_ms);
     gw__client_arm(gw);
     return result;

@@ -36,6 +36,25 @@ TEST(gate_same_bucket_identifies_five_seconds_apart)
     end();
 }
 
+/* /gateway/bot counted before the Identify that left while its answer was on the way. */
+TEST(gate_limit_of_an_answer_is_less_what_was_spent_since_it_was_asked_for)
+{
+    begin(4);
+    CHECK_U64(take(0, 0), 0);
+    spend(0, 0);
+    gate.since_asked = 0;                           /* asked now */
+    CHECK_U64(take(1, 0), 0);
+    spend(1, 0);
+    gw__gate_limit(&gate, 1000, 2, 3600000, 10);
+    CHECK_U64(take(2, 20), 0);
+    spend(2, 20);
+    CHECK(take(3, 30) > 0);
+    CHECK(by_budget);
+    gw__gate_limit(&gate, 1000, 1, 3600000, 40);    /* two were spent since: none is left */
+    CHECK(take(3, 50) > 0);
+    end();
+}
+
 TEST(gate_second_shard_waits_while_a_permit_is_out)
 {
     begin(1);

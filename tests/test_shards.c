@@ -329,6 +329,47 @@ TEST(shards_started_without_a_text_identify_even_where_a_session_is_kept)
     world_end(&w);
 }
 
+/* What is in hand when its shard is stopped and started from an older text comes again: the text must not name it. */
+TEST(shards_started_from_an_older_text_take_nothing_of_the_run_before)
+{
+    char older[GW_SESSION_MAX];
+    size_t older_len, i;
+    begin_live(2);
+    save(1);
+    older_len = text_len;
+    memcpy(older, text, text_len + 1);
+    for (i = 0; i < 3; i++) world_do(&w, "shard 1 event MESSAGE_CREATE {}");
+    carry_all();
+    for (i = 0; i < 3; i++) CHECK(gw_poll(w.gw) != NULL);
+    CHECK_EQ(gw_shard_stop(w.gw, 1, GW_KEEP), GW_OK);
+    CHECK_EQ(gw_shard_start(w.gw, 1, older, older_len), GW_OK);
+    CHECK(gw_poll(w.gw) != NULL);                   /* the third is let go */
+    save(1);
+    CHECK_TEXT(strchr(text, '\n'), strchr(older, '\n'));
+    WORLD_EXPECT(&w, GW_RESUMED, 1000);
+    CHECK_U64(count_of(GW_MESSAGE_CREATE, 1), 3);
+    world_end(&w);
+}
+
+/* (shard, session, seq) names an event: two sessions never have one number. */
+TEST(shards_started_with_another_session_give_it_a_number_of_its_own)
+{
+    begin_live(2);
+    save(1);
+    CHECK_EQ(gw_shard_stop(w.gw, 1, GW_KEEP), GW_OK);
+    world_advance(&w, 6000);
+    CHECK_EQ(gw_shard_start(w.gw, 1, NULL, 0), GW_OK);
+    CHECK_EQ(WORLD_EXPECT(&w, GW_READY, 1000)->session, 2);
+    CHECK_EQ(gw_shard_stop(w.gw, 1, GW_KEEP), GW_OK);
+    CHECK_EQ(gw_shard_start(w.gw, 1, text, text_len), GW_OK);
+    CHECK_EQ(WORLD_EXPECT(&w, GW_RESUMED, 1000)->session, 3);
+    save(1);
+    CHECK_EQ(gw_shard_stop(w.gw, 1, GW_KEEP), GW_OK);
+    CHECK_EQ(gw_shard_start(w.gw, 1, text, text_len), GW_OK);           /* the same one keeps it */
+    CHECK_EQ(WORLD_EXPECT(&w, GW_RESUMED, 1000)->session, 3);
+    world_end(&w);
+}
+
 /* What was told of the stop comes before anything of the new start, and says why. */
 TEST(shards_stopped_and_started_in_one_go_tell_the_stop_first)
 {

@@ -70,17 +70,9 @@ static void hand_start(run *r, uint32_t shard, source from)
     if (r->held) gw_hold(r->gw, (int32_t)shard, 1);     /* who holds all holds this one too */
 }
 
-/* What was in hand, or lay in the queue as SKIPPED, when it was stopped is taken when it is let go, also behind a start
- * from an older text: that start waits. */
-static int hand_lingers(const run *r, uint32_t shard)
-{
-    return r->hands[shard].owes || (r->hand && r->hand->shard == (int32_t)shard);
-}
-
 static source a_source(run *r, uint32_t shard)
 {
     uint64_t kind = below(&r->chance_hand, 100);
-    if (hand_lingers(r, shard)) return kind < 60 ? FROM_NOTHING : FROM_RUINS;
     if (kind < 50 && r->hands[shard].text) return FROM_ITS_OWN;
     if (kind < 80 && r->text) return FROM_ALL;
     return kind < 90 ? FROM_NOTHING : FROM_RUINS;
@@ -183,7 +175,7 @@ void hand_calm(run *r)
     first = a_shard(r, 1) < RUN_SHARDS_MAX ? RUN_SHARDS_MAX : (uint32_t)below(&r->chance_hand, r->plan.total);
     for (i = 0; i < r->plan.total; i++)
         if (!hand_runs(r, i) && (i == first || one_in(&r->chance_hand, 2)))
-            hand_start(r, i, r->hands[i].text && !hand_lingers(r, i) ? FROM_ITS_OWN : FROM_NOTHING);
+            hand_start(r, i, r->hands[i].text ? FROM_ITS_OWN : FROM_NOTHING);
     caller_called(r);
 }
 

@@ -242,7 +242,6 @@ void laws_on_violation(run *r, uint64_t conn, const char *rule, const char *line
         which = rules[i].law;
         by_clock = rules[i].by_clock;
     }
-    if (which == LAW_identify_day && r->plan.asks_api) return;  /* an answer may be older than an Identify */
     if (which < 0 || (by_clock && !law_clock_is_strict(r, wire_of(r, conn)))) return;
     law_broken(r, (law)which, "%s", line);
 }

@@ -234,6 +234,15 @@ static void ledger_on_resumed(run *r, shard_book *book, uint64_t received_ms)
     book->resume_count = left;
 }
 
+static void ledger_look_at_name(run *r, ledger_session *session, const gw_event *event)
+{
+    ledger_session **named = &r->named[event->shard % (int32_t)RUN_SHARDS_MAX][event->session % NAMES_MAX];
+    if (!*named) *named = session;
+    if (*named != session)
+        law_broken(r, LAW_named, "shard %d: session %u is the gateway's %llu, and was its %llu", (int)event->shard,
+                   (unsigned)event->session, (unsigned long long)session->number, (unsigned long long)(*named)->number);
+}
+
 static void ledger_on_dispatched(run *r, const gw_event *event)
 {
     shard_book *book = &r->books[event->shard % (int32_t)RUN_SHARDS_MAX];
@@ -243,6 +252,7 @@ static void ledger_on_dispatched(run *r, const gw_event *event)
     if (event->type == GW_RESUMED) ledger_on_resumed(r, book, event->received_ms);
     if (r->plan.corrupt || !book->session || event->seq == 0) return;   /* seq_zero: of no session */
     if (!book->number) book->number = event->session;
+    ledger_look_at_name(r, book->session, event);
     if (event->session != book->number) {
         law_broken(r, LAW_invented, "shard %d: %s of session %u, but READY said %u", (int)event->shard, event->name,
                    (unsigned)event->session, (unsigned)book->number);
@@ -327,6 +337,7 @@ void ledger_restart(run *r, int with_text)
     saved_line line;
     size_t i;
     memset(r->books, 0, sizeof r->books);
+    memset(r->named, 0, sizeof r->named);
     r->hand_seq = 0;
     for (i = 0; with_text && ledger_line(r->text, i, &line); i++)       /* of others the client does not hear */
         if (line.shard < hand_first(r)) ledger_take_line(r, &r->books[line.shard % RUN_SHARDS_MAX], &line);

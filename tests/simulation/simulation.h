@@ -28,12 +28,14 @@
 #define RUN_TOKEN "MTA5ODc2NTQzMjEwOTg3NjU0Mw.GabcDE.thisTokenMustNeverBeSeenInAnyText"
 #define RUN_TOKEN_PART "thisTokenMustNeverBeSeen"
 #define RUN_SHARDS_MAX 8u
+#define NAMES_MAX 4096u
 #define RUN_NEVER UINT64_MAX
 #define RUN_SECOND UINT64_C(1000000)        /* time is in microseconds unless a name says _ms */
 
 /* ---- the laws: name, what it says ---- */
 #define LAWS(X)                                                                                            \
     X(delivered,      "every event of a resumable session is handed out, SKIPPED or filtered")             \
+    X(named,          "(shard, session, seq) names one event of a client")                                 \
     X(in_order,       "events of a session come in order, and once without a restart")                     \
     X(invented,       "nothing is handed out that the gateway did not send")                               \
     X(filtered,       "what gw_want() switched off before it was sent is not handed out")                  \
@@ -254,6 +256,7 @@ struct run {
     uint32_t hand_shard, hand_session;
     uint64_t hand_seq;
     ledger_session *hand_of;
+    ledger_session *named[RUN_SHARDS_MAX][NAMES_MAX];   /* by the client's numbers, in this life of the process */
     uint64_t off_us[GW_DISPATCH_END_];          /* when each dispatch was unwanted last; now: it is */
     uint64_t off_since_us[GW_DISPATCH_END_];
     uint32_t is_off[GW_DISPATCH_END_];
