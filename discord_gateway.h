@@ -788,6 +788,16 @@ GW_API size_t gw_stats_text(gw_client *gw, char *out, size_t cap);
 #define GW__UNUSED
 #define GW__FORMAT(text, first)
 #endif
+/* Inlined wherever it stands: because it runs under another target, or because a reader's loop is
+ * nothing else. Who asks for small code gets calls instead of the second kind. */
+#if defined __GNUC__ || defined __clang__
+#define GW__ALWAYS inline __attribute__((always_inline))
+#endif
+#if defined __OPTIMIZE__ && !defined __OPTIMIZE_SIZE__ && defined GW__ALWAYS
+#define GW__HOT GW__ALWAYS
+#else
+#define GW__HOT
+#endif
 #ifndef GW_ASSERT
 #define GW_ASSERT(condition) ((void)0)
 #endif
@@ -1911,6 +1921,18 @@ static void gw__text_redact(char *text, const char *secret)
         if (same >= least) memset(text, '*', same);
         text += same >= least ? same : 1;
     }
+}
+
+/* Would it find one? */
+static int gw__text_shows(const char *text, const char *secret)
+{
+    size_t len = secret ? strlen(secret) : 0, least = GW__MIN(len, GW__REDACT_FROM), same;
+    if (len < 4) return 0;
+    for (; *text; text++) {
+        for (same = 0; same < least && text[same] == secret[same]; same++) { }
+        if (same == least) return 1;
+    }
+    return 0;
 }
 
 static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
@@ -4107,6 +4129,10 @@ static void gw__tls_explain_alert(gw__tls *tls, int alert, int is_theirs)
     if (is_theirs && gw__tls_is_old_server(tls, alert))
         gw__fault_set(&tls->fault, GW_REASON_TLS_VERSION, 0,
                       "TLS: %s speaks nothing newer than TLS 1.1; TLS 1.2 is needed", tls->host);
+    else if (is_theirs && tls->is_open)     /* what to check, behind the name, is about handshakes */
+        gw__fault_set(&tls->fault, reason, 0, "TLS: %s ended the open connection with alert %d, "
+                      "%.*s", tls->host, alert, (int)strcspn(gw__tls_alert_text(alert), ":"),
+                      gw__tls_alert_text(alert));
     else if (is_theirs)
         gw__fault_set(&tls->fault, reason, 0, "TLS: %s refused with alert %d, %s", tls->host,
                       alert, gw__tls_alert_text(alert));
@@ -5910,7 +5936,7 @@ static const char *gw__json_space_end(const char *at, const char *end)
 /* How many bytes from here on are plain text of a string: no quote, no backslash, no control byte.
  * Sixteen or eight at a time: a byte below n, less n, borrows into its top bit; equal is below 1
  * after xor. */
-static size_t gw__json_plain_len(const char *text, size_t len)
+static GW__HOT size_t gw__json_plain_len(const char *text, size_t len)
 {
     const uint64_t ones = ~(uint64_t)0 / 255;
     uint64_t word, hit;
@@ -6163,12 +6189,28 @@ static int gw__json_bare_is_whole(const gw__json_bare *bare)
         || bare->number == GW__JSON_FRACTION || bare->number == GW__JSON_EXPONENT;
 }
 
-/* Length of the bare value that begins here; 0: there is none. */
+static size_t gw__json_word_len(const char *text, size_t len, const char *word, size_t word_len)
+{
+    return len >= word_len && memcmp(text, word, word_len) == 0 ? word_len : 0;
+}
+
+/* Length of the bare value that begins here; 0: there is none. Words and plain integers, which most
+ * are, need no steps. */
 static size_t gw__json_bare_len(const char *text, size_t len)
 {
     gw__json_bare bare;
     size_t at = 0;
     if (len == 0) return 0;
+    switch (text[0]) {
+    case 't': return gw__json_word_len(text, len, "true", 4);
+    case 'f': return gw__json_word_len(text, len, "false", 5);
+    case 'n': return gw__json_word_len(text, len, "null", 4);
+    case '0': case '-': break;
+    default:
+        while (at < len && gw__json_is_digit(text[at])) at++;
+        if (at && (at == len || (text[at] != '.' && (text[at] | 0x20) != 'e'))) return at;
+        at = 0;
+    }
     gw__json_bare_begin(&bare, text[0]);
     while (at < len && gw__json_bare_push(&bare, text[at])) at++;
     return gw__json_bare_is_whole(&bare) ? at : 0;
@@ -6238,7 +6280,6 @@ static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size
 #ifdef GW__SIMD
 #define GW__JSON_BLOCK 64u
 #define GW__AVX2 __attribute__((target("avx2")))
-#define GW__INLINE inline __attribute__((always_inline))
 
 typedef struct gw__json_block {
     uint64_t quote, backslash, open, close;
@@ -6247,13 +6288,13 @@ typedef struct gw__json_block {
 
 typedef void (*gw__json_block_reader)(gw__json_block *block, const char *bytes);
 
-static GW__INLINE uint64_t gw__json_bits_sse2(__m128i bytes, char byte)
+static GW__ALWAYS uint64_t gw__json_bits_sse2(__m128i bytes, char byte)
 {
     return (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(byte)));
 }
 
 /* '[' and '{' differ in the bit 0x20, as do ']' and '}'. */
-static GW__INLINE void gw__json_block_sse2(gw__json_block *block, const char *bytes)
+static GW__ALWAYS void gw__json_block_sse2(gw__json_block *block, const char *bytes)
 {
     __m128i least = _mm_set1_epi8(0x20);
     uint32_t i;
@@ -6270,7 +6311,7 @@ static GW__INLINE void gw__json_block_sse2(gw__json_block *block, const char *by
     block->has_control = gw__json_bits_sse2(least, 0x20) != 0xFFFF;
 }
 
-GW__AVX2 static GW__INLINE uint64_t gw__json_bits_avx2(__m256i low, __m256i high, char byte)
+GW__AVX2 static GW__ALWAYS uint64_t gw__json_bits_avx2(__m256i low, __m256i high, char byte)
 {
     __m256i wanted = _mm256_set1_epi8(byte);
     uint32_t low_bits = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, wanted));
@@ -6278,7 +6319,7 @@ GW__AVX2 static GW__INLINE uint64_t gw__json_bits_avx2(__m256i low, __m256i high
     return (uint64_t)high_bits << 32 | low_bits;
 }
 
-GW__AVX2 static GW__INLINE void gw__json_block_avx2(gw__json_block *block, const char *bytes)
+GW__AVX2 static GW__ALWAYS void gw__json_block_avx2(gw__json_block *block, const char *bytes)
 {
     __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)bytes);
     __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(bytes + 32));
@@ -6306,7 +6347,7 @@ static uint64_t gw__json_block_escaped(uint64_t backslash, uint64_t before)
 }
 
 /* Bit i: how many bits up to i are set, odd or even. */
-static GW__INLINE uint64_t gw__json_block_parity(uint64_t bits)
+static GW__ALWAYS uint64_t gw__json_block_parity(uint64_t bits)
 {
     bits ^= bits << 1;
     bits ^= bits << 2;
@@ -6318,7 +6359,7 @@ static GW__INLINE uint64_t gw__json_block_parity(uint64_t bits)
 
 /* The next block, of which the first `part` bytes count, as gw__json_nest_push_plain() reads it: that
  * does so where a block is unusual, with a control byte or a backslash outside of strings. */
-static GW__INLINE int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t part,
+static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t part,
                                           size_t *used, gw__json_block_reader reader)
 {
     gw__json_block block;
@@ -6341,7 +6382,7 @@ static GW__INLINE int gw__json_nest_block(gw__json_nest *nest, const char *bytes
 }
 
 /* The last block is filled up with blanks, which mean nothing anywhere. */
-static GW__INLINE int gw__json_nest_blocks(gw__json_nest *nest, const char *bytes, size_t len,
+static GW__ALWAYS int gw__json_nest_blocks(gw__json_nest *nest, const char *bytes, size_t len,
                                            size_t *used, gw__json_block_reader reader)
 {
     char last[GW__JSON_BLOCK];
@@ -6715,7 +6756,7 @@ typedef struct gw__json_checker {
 } gw__json_checker;
 
 /* The end of the string that begins here with its quote; NULL: it is broken. */
-static const char *gw__json_string_end(const char *at, const char *end)
+static GW__HOT const char *gw__json_string_end(const char *at, const char *end)
 {
     int digits;
     if (at == end || *at++ != '"') return NULL;
@@ -6857,7 +6898,7 @@ static gw_json gw__json_trimmed(const gw_json *v)
 }
 
 /* The end of the value that begins here inside an object or array; NULL: it is broken. */
-static const char *gw__json_value_end(const char *at, const char *end)
+static GW__HOT const char *gw__json_value_end(const char *at, const char *end)
 {
     gw__json_nest nest;
     size_t len;
@@ -6885,7 +6926,7 @@ static int gw__json_walk_begin(gw__json_walk *walk, const gw_json *container)
 }
 
 /* The next member. 0: there is none, as the bracket closes or as the text is broken here. */
-static int gw__json_walk_next(gw__json_walk *walk, gw_json *key, gw_json *value)
+static GW__HOT int gw__json_walk_next(gw__json_walk *walk, gw_json *key, gw_json *value)
 {
     const char *at = gw__json_space_end(walk->at, walk->end), *end = walk->end, *next;
     if (!walk->first) {
@@ -11457,11 +11498,12 @@ static void gw__seal_end(br_hmac_context *seal, char line[GW__END_LEN + 1])
     memcpy(line + 4 + GW__SEAL_CHARS, "\n", 2);
 }
 
-/* A word that may stand in a line: no blanks, no control bytes, not empty. */
-static const char *gw__text_word_or_dash(const char *word, size_t max)
+/* A word that may stand in a line: no blanks, no control bytes, not empty, nor the token, which a
+ * server may have put into an id or URL of its own. */
+static const char *gw__text_word_or_dash(const char *word, size_t max, const char *secret)
 {
     size_t i, len = strlen(word);
-    if (len == 0 || len > max) return "-";
+    if (len == 0 || len > max || gw__text_shows(word, secret)) return "-";
     for (i = 0; i < len; i++) if ((uint8_t)word[i] <= ' ' || (uint8_t)word[i] > '~') return "-";
     return word;
 }
@@ -11469,6 +11511,7 @@ static const char *gw__text_word_or_dash(const char *word, size_t max)
 typedef struct gw__lines {  /* writes a text whose end may lie behind the caller's buffer */
     char *out;
     size_t cap, len;
+    const char *secret;     /* the token: is in none of them */
     br_hmac_context seal;
 } gw__lines;
 
@@ -11487,7 +11530,7 @@ static void gw__lines_add_url(gw__lines *lines, const gw__url *url, char end)
     char text[GW__HOST_MAX + GW__PATH_MAX + 32] = "";
     const char *word;
     if (url->host[0]) gw__url_write(url, text, sizeof text);
-    word = gw__text_word_or_dash(text, GW__SAVED_URL_MAX);
+    word = gw__text_word_or_dash(text, GW__SAVED_URL_MAX, lines->secret);
     gw__lines_add(lines, word, strlen(word));
     gw__lines_add(lines, &end, 1);
 }
@@ -11541,7 +11584,7 @@ static void gw__client_save_head(gw_client *gw, gw__lines *lines)
 static void gw__client_save_shard(gw_client *gw, const gw__shard *shard, gw__lines *lines)
 {
     const gw__session *session = &shard->session;
-    const char *id = gw__text_word_or_dash(session->id, GW__SESSION_ID_MAX);
+    const char *id = gw__text_word_or_dash(session->id, GW__SESSION_ID_MAX, lines->secret);
     char line[GW__WORD_MAX];
     size_t len;
     if (strcmp(id, "-") == 0 || !session->has_taken) return;
@@ -11562,7 +11605,8 @@ GW_API size_t gw_session_save(gw_client *gw, int32_t shard, char *out, size_t ca
     lines.out = out;
     lines.cap = cap;
     lines.len = 0;
-    gw__seal_begin(&lines.seal, gw->shared.identity.token);
+    lines.secret = gw->shared.identity.token;
+    gw__seal_begin(&lines.seal, lines.secret);
     gw__client_save_head(gw, &lines);
     for (i = 0; i < gw->shard_count; i++)
         if (shard == GW_ALL || gw->shards[i]->id == shard)
