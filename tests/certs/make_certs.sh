@@ -82,6 +82,30 @@ sign critical    server localhost       intermediate "$server\n$here\n1.2.3.4=cr
 chain critical intermediate
 sign "$work/mail" intermediate "gw test intermediate" ca "$root\nextendedKeyUsage=emailProtection"
 cp "$work/leaf.pem" mail-intermediate.pem; cat "$work/mail.pem" >> mail-intermediate.pem
+# What is wrong may stand in the intermediate as well. The usual name and key, so that the usual leaf fits below.
+below_intermediate() {  # OUT EXTENSIONS [more arguments of "openssl ca"]
+    whole=$1 extensions=$2
+    shift 2
+    sign "$work/above" intermediate "gw test intermediate" ca "$extensions" "$@"
+    cp "$work/leaf.pem" "$whole.pem"; cat "$work/above.pem" >> "$whole.pem"
+}
+may_sign='keyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash'
+below_intermediate no-ca-flag         "$may_sign"
+below_intermediate false-ca-flag      "basicConstraints=critical,CA:FALSE\n$may_sign"
+below_intermediate ca-may-not-sign    'basicConstraints=critical,CA:TRUE\nkeyUsage=critical,cRLSign'
+below_intermediate ca-critical        "$root\n1.2.3.4=critical,ASN1:UTF8String:what is this"
+below_intermediate ca-sha1            "$root" -md sha1
+sign "$work/weak" rsa1024 "gw test weak" ca "$root"; cp rsa1024.key "$work/weak.key"
+sign ca-rsa1024 server localhost "$work/weak" "$server\n$here"; chain ca-rsa1024 "$work/weak"
+sign "$work/last" intermediate "gw test last" ca "basicConstraints=critical,CA:TRUE,pathlen:0\n$may_sign"
+cp intermediate.key "$work/last.key"
+sign "$work/one-more" other-ca "gw test one more" "$work/last" "$root"; cp other-ca.key "$work/one-more.key"
+sign ca-path server localhost "$work/one-more" "$server\n$here"; chain ca-path "$work/one-more" "$work/last"
+# With RSA, because OpenSSL serves no EC certificate that may not sign.
+sign key-usage-rsa    server-rsa localhost intermediate "basicConstraints=CA:FALSE\nkeyUsage=critical,cRLSign\n$here"
+chain key-usage-rsa intermediate
+sign key-encipherment server-rsa localhost intermediate "basicConstraints=CA:FALSE\nkeyUsage=critical,keyEncipherment\n$here"
+chain key-encipherment intermediate
 names=$(i=0; while [ $i -lt 400 ]; do printf 'DNS:a-rather-long-name-%d.gateway.test,' $i; i=$((i + 1)); done)
 sign large       server localhost       intermediate "$server\nsubjectAltName=${names}DNS:localhost"; chain large intermediate
 # A CA with an RSA key, as most that the world trusts; and two intermediates that must not serve as such.
