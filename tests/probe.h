@@ -39,6 +39,14 @@ static void probe_be_patient(probe *p, uint32_t patience_ms)
     p->until_ms = probe_now_ms() + patience_ms;
 }
 
+/* GW_RESOLVE, an address, stands in for the resolver: certificates are for names that no resolver knows. */
+static int32_t probe_resolve(void *user, const char *host, char *ip_text, size_t cap)
+{
+    (void)user; (void)host;
+    snprintf(ip_text, cap, "%s", getenv("GW_RESOLVE"));
+    return 1;
+}
+
 static int probe_open(probe *p)
 {
     gw__trust_source source;
@@ -49,6 +57,7 @@ static int probe_open(probe *p)
     p->net.mem = &p->mem;
     p->net.logger = &p->logger;
     p->net.poller = &p->poller;
+    if (getenv("GW_RESOLVE")) p->net.resolve = probe_resolve;
     gw__trust_init(&p->trust, &p->mem, &source);
     gw__link_init(&p->link, &p->net);
     gw__http_begin(&p->http, &p->mem, 1024, GW__HTTP_UPGRADE);

@@ -10,9 +10,11 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
-from probes import CA, Peer, Run, Server, TEXT, close_frame, drain, frame, one_byte_each, read_head, relay, server_tls
+from probes import (CA, Peer, Run, Server, TEXT, answer_101, close_frame, drain, frame, one_byte_each, read_head,
+                    relay, server_tls)
 from support import CERTS, PATIENCE, Failed, expect, main, test
 
 folder = tempfile.TemporaryDirectory()
@@ -116,6 +118,18 @@ def tls_works_one_byte_at_a_time():
 
 
 @test
+def tls_takes_records_of_one_byte():
+    def play(client):
+        tls = server_tls().wrap_socket(client, server_side=True)
+        peer = Peer(tls, upgrade=False)
+        for byte in answer_101(peer.key) + frame(TEXT, b"x" * 300):
+            tls.sendall(bytes([byte]))
+        peer.close_code()
+    with Server(play) as server:
+        probe(server.at(scheme="wss", host="localhost")).is_good()
+
+
+@test
 def tls_takes_large_records_and_many_of_them():
     def play(client):
         peer = Peer(server_tls().wrap_socket(client, server_side=True))
@@ -193,17 +207,51 @@ def tls_a_missing_intermediate_is_told():
     against("missing-intermediate").is_class("cert_untrusted", "gw test intermediate", "no intermediate")
 
 
-@test
-def tls_weak_keys_and_signatures_are_refused():
-    against("rsa1024", "rsa1024", "-cipher", "DEFAULT@SECLEVEL=0").is_class("cert_invalid", "2048")
-    against("sha1", "server", "-cipher", "DEFAULT@SECLEVEL=0").is_class("cert_invalid", "SHA-1")
+WEAK = ("-cipher", "DEFAULT@SECLEVEL=0")       # OpenSSL itself would not serve it otherwise
+LEAF, ABOVE = "certificate of localhost", '"gw test intermediate" above that of localhost'
+REFUSED = (     # certificate, key, options, words of the sentence
+    ("rsa1024", "rsa1024", WEAK, LEAF, "RSA key below 2048 bits"),
+    ("sha1", "server", WEAK, LEAF, "signed with SHA-1"),
+    ("wrong-usage", "server", (), LEAF, "not made for TLS servers (extended key usage)"),
+    ("critical", "server", (), LEAF, "critical extension that we do not know"),
+    ("key-usage-rsa", "server-rsa", (), "localhost", "may not be used with the cipher", "(key usage)"),
+    ("key-encipherment", "server-rsa", (), "localhost", "may not be used with the cipher", "(key usage)"),
+    ("not-a-ca", "server", (), '"localhost" above that of localhost', "not one of a CA"),
+    ("no-ca-flag", "server", (), ABOVE, "not one of a CA"),
+    ("false-ca-flag", "server", (), ABOVE, "not one of a CA"),
+    ("ca-path", "server", (), '"gw test last" above that of localhost', "not of so long a chain"),
+    ("ca-may-not-sign", "server", (), ABOVE, "by its key usage"),
+    ("mail-intermediate", "server", (), ABOVE, "not made for TLS servers (extended key usage)"),
+    ("ca-critical", "server", (), ABOVE, "critical extension that we do not know"),
+    ("ca-sha1", "server", WEAK, ABOVE, "signed with SHA-1"),
+    ("ca-rsa1024", "server", WEAK, '"gw test weak" above that of localhost', "RSA key below 2048 bits"),
+)
 
 
 @test
-def tls_certificates_for_another_purpose_are_refused():
-    for certificate in ("wrong-usage", "mail-intermediate", "critical", "not-a-ca"):     # OpenSSL will not use key-usage
-        run = against(certificate).is_class("cert_invalid")
-        expect(len(run.last["msg"]) > 40, certificate, run.last["msg"])
+def tls_certificates_that_may_not_serve_are_refused_each_with_its_sentence():      # EC with cRLSign: test_tls.c
+    for certificate, key, options, *words in REFUSED:
+        against(certificate, key, *options).is_class("cert_invalid", *words)
+
+
+@test
+def tls_no_two_causes_share_a_sentence():
+    causes = [("expired",), ("not-yet",), ("wrong-host",), ("unknown-ca",), ("self-signed",), ("missing-intermediate",), ("large",),
+              ("server", "server", "-tls1_3"), ("server", "server", "-tls1_1") + WEAK,
+              ("server", "server", "-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256")]
+    causes += [(name, key) + options for name, key, options, *_ in REFUSED
+               if name not in ("key-encipherment", "false-ca-flag")]       # the same cause as the line above theirs
+    told = {}
+    for cause in causes:
+        told.setdefault(against(*cause).last["msg"], []).append(cause)
+    expect(len(told) == len(causes), "one sentence for several:", [same for same in told.values() if len(same) > 1])
+
+
+@test
+def tls_a_wildcard_stands_for_one_label():
+    against("wildcard", host="shard.gateway.test", GW_RESOLVE="127.0.0.1").is_class("http", TLS_WORKED)
+    for host in ("gateway.test", "a.shard.gateway.test", "shardgateway.test", "shard.gateway.test.example"):
+        against("wildcard", host=host, GW_RESOLVE="127.0.0.1").is_class("cert_name", host, "*.gateway.test")
 
 
 @test
@@ -226,7 +274,13 @@ def tls_1_3_only_is_told():
 
 @test
 def tls_1_1_only_is_told():
-    against("server", "server", "-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0").is_class("tls_version", "1.2")
+    against("server", "server", "-tls1_1", *WEAK).is_class("tls_version", "1.2")
+
+
+@test
+def tls_1_0_only_is_told():
+    against("server", "server", "-tls1", *WEAK).is_class("tls_version", "1.2")
+    against("server-rsa", "server-rsa", "-tls1", *WEAK).is_class("tls_version", "1.2")
 
 
 @test
@@ -343,25 +397,86 @@ def tls_an_end_with_close_notify_is_told():
         probe(server.at(scheme="wss", host="localhost")).is_class("eof", "localhost")
 
 
-def damage(kind, number):
-    """A hook for relay(): flips a bit in the number-th record of a kind, as far as each lies whole in one piece."""
+@test
+def tls_an_end_inside_a_frame_is_a_lost_connection_and_no_message():
+    whole = frame(TEXT, b"x" * 300)
+    fragments = frame(TEXT, b"half", fin=0)
+    for say_goodbye in (False, True):
+        for part in (whole[:1], whole[:3], whole[:4], whole[:5], whole[:-1], fragments, fragments + frame(0, b"rest")[:-1]):
+            def play(client, part=part, say_goodbye=say_goodbye):
+                tls = server_tls().wrap_socket(client, server_side=True)
+                Peer(tls).send(whole, part)
+                if say_goodbye:
+                    tls.unwrap()
+                else:
+                    client = socket.socket(fileno=os.dup(tls.fileno()))
+                    client.shutdown(socket.SHUT_WR)
+                    drain(client)
+                    client.close()
+            with Server(play) as server:
+                run = probe(server.at(scheme="wss", host="localhost"), GW_MSGS=2).is_class("eof", "localhost")
+                expect(say_goodbye or "without close_notify" in run.last["msg"], run.last)
+
+
+def by_hand(*said):
+    """tls_probe, waiting for two messages, against openssl s_server, which sends what it reads: an answer to the upgrade,
+    then each of `said`. Gives the run, and what s_server told."""
+    with OpenSsl("server", "server", "-tls1_2", www=False) as server:
+        runs = []
+        thread = threading.Thread(target=lambda: runs.append(probe(server.at(), GW_MSGS=2)))
+        thread.start()
+        for line in server.process.stdout:
+            if line.lower().startswith(b"sec-websocket-key:"):
+                key = line.split()[1].decode()
+            if line == b"\r\n":
+                break
+        for part in (answer_101(key),) + said:
+            server.process.stdin.write(part)
+            server.process.stdin.flush()
+            time.sleep(0.1)                     # a word to s_server itself has to come in a read of its own
+        thread.join(PATIENCE)
+        expect(runs, "the probe does not end")
+        return runs[0], server.process.stdout.read()
+
+
+@test
+def tls_openssl_that_wants_to_renegotiate_is_refused():
+    """The client says no_renegotiation; OpenSSL then ends with an alert of its own. r: at once, R: with a wish for our
+    certificate."""
+    by_hand(frame(TEXT, b"hello"), frame(TEXT, b"again"), b"Q\n")[0].is_good()
+    by_hand(frame(TEXT, b"hello"), b"Q\n")[0].is_class("eof", "localhost")         # ends, with close_notify
+    for word in (b"r\n", b"R\n"):
+        run, told = by_hand(frame(TEXT, b"hello"), word)
+        run.is_class("tls_alert", "alert 40")
+        expect(b"no renegotiation" in told, "OpenSSL did not ask, or was not refused", told)
+
+
+def records(pieces):
+    """A hook for relay(): `pieces(record, number)` gives what goes on in place of each record of TLS."""
     state = {"left": b"", "seen": 0}
 
     def hook(piece, sent):
         state["left"] += piece
-        out = b""
+        out = []
         while len(state["left"]) >= 5:
             length = 5 + int.from_bytes(state["left"][3:5], "big")
             if len(state["left"]) < length:
                 break
             record, state["left"] = state["left"][:length], state["left"][length:]
-            if record[0] == kind:
-                state["seen"] += 1
-                if state["seen"] == number:
-                    record = record[:-1] + bytes([record[-1] ^ 1])
-            out += record
-        return out
+            state["seen"] += 1
+            out += pieces(record, state["seen"])
+        return b"".join(out)
     return hook
+
+
+def damage(kind, number):
+    """A hook for relay(): flips a bit in the number-th record of a kind."""
+    seen = [0]
+
+    def flip(record, _):
+        seen[0] += record[0] == kind
+        return [record[:-1] + bytes([record[-1] ^ 1])] if record[0] == kind and seen[0] == number else [record]
+    return records(flip)
 
 
 @test
@@ -391,6 +506,25 @@ def tls_a_handshake_that_stops_is_told():
     def stop(piece, sent):
         return piece[:max(0, 300 - sent)]
     through(stop, GW_TIMEOUT=0.3).is_class("timeout", "handshake")
+
+
+@test
+def tls_a_stall_at_each_record_is_told():
+    """ServerHello, Certificate, ServerKeyExchange, ServerHelloDone, ChangeCipherSpec, Finished, 101, the frames: each stops
+    before its record, inside its header, inside its body."""
+    count = [0]
+
+    def just_count(record, number):
+        count[0] = number
+        return [record]
+    through(records(just_count)).is_good()
+    expect(count[0] >= 6, "records:", count[0])
+    for at in range(1, count[0] + 1):
+        for left in (0, 3, 7):
+            def stall(record, number, at=at, left=left):
+                return [record] if number < at else [record[:left]] if number == at else []
+            run = through(records(stall), GW_TIMEOUT=0.15, GW_MSGS=2).is_class("timeout", "localhost")
+            expect(0.1 < run.seconds < 3, "record", at, "took", run.seconds)
 
 
 @test
