@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 
-from support import BUILD, CERTS, PATIENCE, TOKEN, expect
+from support import BUILD, CERTS, PATIENCE, TOKEN, expect, overheard
 
 CA = os.path.join(CERTS, "ca.pem")
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -37,6 +37,9 @@ class Run:
         except subprocess.TimeoutExpired:
             expect(False, program, "did not end within %d s" % seconds)
         self.seconds = time.monotonic() - started
+        overheard.learn(env.get("DISCORD_TOKEN", ""))
+        overheard.hear(program + " on stdout", done.stdout)
+        overheard.hear(program + " on stderr", done.stderr)
         self.code = done.returncode
         self.out = done.stdout.decode("utf-8", "strict")
         self.err = done.stderr.decode("utf-8", "replace")

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 
-from support import BUILD, Gwsim, Tail, expect, main, test
+from support import BUILD, Gwsim, Tail, expect, main, overheard, test
 
 folder = tempfile.TemporaryDirectory()
 
@@ -22,6 +22,8 @@ def replay(text, *arguments, name="trace"):
         file.write(text)
     done = subprocess.run([os.path.join(BUILD, "replay")] + (list(arguments) or [path]), input=text,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    for said in (done.stdout, done.stderr):
+        overheard.hear("replay", said)
     expect(done.returncode in (0, 1, 2), done.returncode, done.stderr[-500:])
     return done.returncode, done.stdout.decode()
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 
-from support import BUILD, CERTS, PATIENCE, TOKEN, Failed, Gwsim, build_asking, expect, main, test
+from support import BUILD, CERTS, PATIENCE, TOKEN, Failed, Gwsim, build_asking, expect, main, overheard, test
 
 LINE = re.compile(r"(old|new) (\d+)/\d+  ([A-Z_]+)(?:  s (\d+)  id (\d+))?")
 
@@ -46,6 +46,7 @@ class Reshard:
             raise Failed("it does not end: %s" % self.lines[-6:])
         self.reader.join(5)
         said = self.process.stderr.read()
+        overheard.hear("reshard on stderr", said.encode())
         expect(got == code, "exit code", got, "instead of", code, said, self.lines[-6:])
         return said
 
@@ -66,6 +67,8 @@ class Reshard:
             self.process.kill()
         self.process.wait()
         self.reader.join(5)
+        for line in self.lines:
+            overheard.hear("reshard", line.encode())
         self.process.stdout.close()
         self.process.stderr.close()
 
