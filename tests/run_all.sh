@@ -8,6 +8,7 @@
 #     scripts    every other tests/*.sh, tests/*_test.py    install    tests/install_check.sh
 #     coverage   tests/coverage.sh: 95 % of the header's lines; the rest is told by name
 #     bench      tests/bench_test.sh, alone: it measures
+#     secrets    tests/secrets_check.sh: no token in all that the stages before it wrote
 # Whatever runs ends with "NAME: N passed, N failed"; without such a line, or with another exit status than that line
 # deserves, it counts as one failure more. The last line of all is the sum, alone.
 # What fails is shown in full; every output stays in $BUILD/log/STAGE/NAME.
@@ -142,11 +143,13 @@ stage_valgrind() {
     unset GW_TEST_SLOW_MACHINE CHECK_SCALE
 }
 
-stage_cxx()       { variant cxx "$all_tests" TEST_LANGUAGE="$CXX -std=c++11 -x c++" VARIANT=-O0; }
+# These also search what the library writes for the tokens that it was given: tests/overheard.
+stage_cxx()       { variant cxx "$all_tests" TEST_LANGUAGE="$CXX -std=c++11 -x c++" VARIANT="-O0 -iquote tests/overheard"; }
 stage_poll()      { variant poll "$system_tests" VARIANT="-O0 -DGW_NO_EPOLL"; }
 stage_nothreads() { variant nothreads "$system_tests" VARIANT="-O0 -DGW_NO_THREADS"; }
 stage_matrix()    { echo "compile_matrix 300 sh tests/compile_matrix.sh" | run_jobs matrix 1; }
 stage_bench()     { echo "bench_test 240 sh tests/bench_test.sh" | run_jobs bench 1; }
+stage_secrets()   { echo "secrets_check 120 sh tests/secrets_check.sh $log" | run_jobs secrets 1; }
 stage_install()   { echo "install_check 120 sh tests/install_check.sh" | run_jobs install 1; }
 
 # What was not reached is shown when it passes, too.
@@ -166,7 +169,7 @@ stage_scripts() (
             name=$(basename "$script")
             case $name in
                 run_all.sh | setup.sh | static_checks.sh | compile_matrix.sh) ;;
-                install_check.sh | coverage.sh | bench_test.sh | \*_test.py) ;;
+                install_check.sh | coverage.sh | bench_test.sh | secrets_check.sh | \*_test.py) ;;
                 *.sh) echo "$name 240 sh $script" ;;
                 *.py) echo "$name 240 $PYTHON $script" ;;
             esac
@@ -175,9 +178,9 @@ stage_scripts() (
 )
 
 # ---- all of them, a line each, what failed, the sum ----
-stages=${*:-programs unit asan valgrind cxx poll nothreads matrix install scripts coverage bench}
+stages=${*:-programs unit asan valgrind cxx poll nothreads matrix install scripts coverage bench secrets}
 for stage in $stages; do
-    case " programs unit asan valgrind cxx poll nothreads matrix install scripts coverage bench " in
+    case " programs unit asan valgrind cxx poll nothreads matrix install scripts coverage bench secrets " in
         *" $stage "*) ;;
         *) echo "run_all.sh: there is no stage '$stage'" >&2; exit 2 ;;
     esac
@@ -187,6 +190,9 @@ counts() { for stage in $stages; do cat "$log/$stage"/*.count 2>/dev/null; done;
 
 heading="stage        runs    passed    failed   seconds"
 rm -rf "$log"
+mkdir -p "$log/overheard"
+GW_OVERHEARD=$(cd "$log/overheard" && pwd)
+export GW_OVERHEARD
 echo "$heading"
 for stage in $stages; do
     mkdir -p "$log/$stage"

@@ -161,10 +161,10 @@ static inline void *world_on_alloc(void *user, void *old, size_t old_bytes, size
 
 static inline void world_look_for_token(world *w, const char *text)
 {
-    if (w->cfg.token && strstr(text, "thisTokenMustNeverBeSeen")) {
-        w->token_seen++;
-        fprintf(stderr, "the token is in: %s\n", text);
-    }
+    const char *at = w->cfg.token ? strstr(text, "thisTokenMustNeverBeSeen") : NULL;
+    if (!at) return;
+    w->token_seen++;
+    fprintf(stderr, "the token is in: %.*s...\n", (int)(at - text), text);      /* no output of ours shows it: secrets_check.sh */
 }
 
 static inline void world_add_line(char **text, size_t *len, size_t *cap, const char *line)
