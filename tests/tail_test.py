@@ -275,6 +275,7 @@ def shards_are_a_count_or_a_range_or_what_discord_advises():
 def shards_of_a_given_url_identify_one_after_the_other_and_end_together():
     with Gwsim("--rate", "20") as sim, Tail(sim.url, "--shards", "2") as tail:
         is_ready(tail, [0, 1])
+        expect(sim.wait_for(lambda line: len(sim.of("identify")) == 2, 5), "Identifies:", sim.of("identify"))
         first, second = [line["ts_ms"] for line in sim.of("identify")]
         expect(5000 <= second - first < 15000, "the second came after", second - first, "ms")
         tally = settle(sim, tail)
