@@ -11,7 +11,7 @@ static char api_url[100] = "https://127.0.0.1:9000";
 static const char secret[] = "thisTokenMustNeverBeSeenInAnyText";
 
 /* f.mode: where the peer says the token. QUIET: nowhere, as what it says is in our memory too. */
-enum { QUIET, CLOSE_REASON, ANSWERS, URL };
+enum { QUIET, CLOSE_REASON, ANSWERS, URL, SESSION_ID, RESUME_URL, GATEWAY_URL };
 
 static foe f;
 static uint32_t pieces_seen, blocks_unwiped, blocks_freed, blocks_that_held_it;
@@ -97,14 +97,17 @@ static void *look_at_memory(void *user, void *old, size_t old_bytes, size_t new_
 /* ---- a peer that says the token wherever it can ---- */
 static void serve(foe_stream *s, int op, const char *text)
 {
-    char body[300];
+    char body[300], most_of_it[61];             /* the whole token would be known at once */
+    snprintf(most_of_it, sizeof most_of_it, "%.60s", FOE_TOKEN);
     if (op == 2 || op == 6) { CHECK_HAS(text, FOE_TOKEN); blocks_that_held_it++; }
     else CHECK(!strstr(text, FOE_SECRET));
     if (op == 1) foe_send(s, "{\"op\":11}");
     if (op == 6) foe_send(s, "{\"t\":\"RESUMED\",\"s\":9,\"op\":0,\"d\":{}}");
     if (op != 2) return;
-    foe_send(s, FOE_READY, "abc", s->tls ? "wss://127.0.0.1:8080" : FOE_RESUME_URL);
-    if (f.mode == QUIET) return;
+    snprintf(body, sizeof body, "%s", s->tls ? "wss://127.0.0.1:8080" : FOE_RESUME_URL);
+    if (f.mode == RESUME_URL) snprintf(body, sizeof body, "%s/?t=%s", FOE_RESUME_URL, most_of_it);
+    foe_send(s, FOE_READY, f.mode == SESSION_ID ? most_of_it : "abc", body);
+    if (f.mode == QUIET || f.mode >= SESSION_ID) return;
     foe_send(s, "{\"t\":\"%s\",\"s\":2,\"op\":0,\"d\":{}}", FOE_TOKEN);
     foe_send(s, "{\"t\":\"MESSAGE_CREATE\",\"s\":3,\"op\":0,\"d\":{\"content\":\"%s\"}}",
              FOE_TOKEN);
@@ -126,13 +129,13 @@ static int answer_with_the_token(foe_stream *s, const char *request)
     static uint32_t turn;
     char body[1200];
     int is_api = strstr(request, "gateway/bot") != NULL;
-    CHECK_EQ(strstr(request, FOE_SECRET) != NULL, is_api);
+    if (f.mode < RESUME_URL) CHECK_EQ(strstr(request, FOE_SECRET) != NULL, is_api);
     if (is_api) CHECK_HAS(request, "Authorization: Bot " FOE_TOKEN "\r\n");
     if (!is_api && f.mode != ANSWERS) return 0;
     turn++;
     memset(body, '-', sizeof body);
     snprintf(body + turn * 7 % 700, 400, "%s", FOE_TOKEN);
-    switch (f.mode == QUIET ? 4 : turn % 5) {
+    switch (f.mode == QUIET || f.mode >= SESSION_ID ? 4 : turn % 5) {
     case 0: foe_answer(s, "403 " FOE_TOKEN, body); return 1;
     case 1: foe_answer(s, "503 x", FOE_TOKEN); return 1;
     case 2: foe_answer(s, "429 x", "{\"message\":\"" FOE_TOKEN "\",\"retry_after\":1}"); return 1;
@@ -141,6 +144,8 @@ static int answer_with_the_token(foe_stream *s, const char *request)
     }
     if (!is_api) return 0;
     if (f.mode == URL) foe_answer(s, "200 OK", "{\"url\":\"wss://" FOE_TOKEN "/\",\"shards\":1}");
+    else if (f.mode == GATEWAY_URL)
+        foe_answer(s, "200 OK", "{\"url\":\"ws://127.0.0.1:8080/?t=" FOE_TOKEN "\",\"shards\":1}");
     else foe_answer_info(s, 1, 1000, 86400000, 1);
     return 1;
 }
@@ -205,6 +210,11 @@ TEST(secrets_close_reason_with_tls)             { live_and_look(1, 0, CLOSE_REAS
 TEST(secrets_answers_that_hold_the_token)       { live_and_look(0, 1, ANSWERS); }
 TEST(secrets_answers_with_tls)                  { live_and_look(1, 1, ANSWERS); }
 TEST(secrets_url_that_is_the_token)             { live_and_look(0, 1, URL); }
+
+/* What a server says of itself is kept, and must not be saved with the token in it. */
+TEST(secrets_session_id_that_is_most_of_the_token) { live_and_look(0, 0, SESSION_ID); }
+TEST(secrets_resume_url_with_most_of_the_token)    { live_and_look(0, 0, RESUME_URL); }
+TEST(secrets_gateway_url_with_the_token)           { live_and_look(0, 1, GATEWAY_URL); }
 
 TEST(secrets_when_memory_fails)
 {
