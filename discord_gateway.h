@@ -9785,9 +9785,15 @@ static gw__step gw__shard_link(gw__shard *shard, uint64_t now_ms)
     return GW__STEP_MORE;
 }
 
+#define GW__KEEP_BYTES 16384u               /* of a payload buffer, after a large payload */
+
 /* Nothing came out of the link; what went into it counts in the turn all the same. */
 static gw__step gw__shard_idles(gw__shard *shard)
 {
+    if (!shard->in_message && !shard->has_event) {
+        gw__buf_clear(&shard->payload);
+        gw__buf_shrink(&shard->payload, GW__KEEP_BYTES);
+    }
     shard->shared->turn_bytes += shard->link.moved;
     return shard->link.moved ? GW__STEP_MORE : GW__STEP_IDLE;
 }
@@ -10337,6 +10343,17 @@ static int gw__shard_is_silent(gw__shard *shard, uint64_t now_ms)
     return now_ms >= gw__shard_rest_ms(shard) && gw__shard_is_drained(shard);
 }
 
+#define GW__BEAT_AGAIN_MS 1000u
+
+/* It never left, so nobody answers it. Where memory lacked, there may be some in a second. */
+static void gw__shard_miss_beat(gw__shard *shard, uint64_t now_ms)
+{
+    gw__session *session = &shard->session;
+    session->beat_unanswered = 0;
+    if (!shard->beat_is_owed)
+        session->next_beat_ms = GW__MIN(session->next_beat_ms, now_ms + GW__BEAT_AGAIN_MS);
+}
+
 /* The regular heartbeat. 0: the connection ended instead. */
 static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
 {
@@ -10353,7 +10370,7 @@ static int gw__shard_on_beat(gw__shard *shard, uint64_t now_us)
         gw__shard_end(shard, now_ms);
         return 0;
     }
-    if (!gw__shard_beat(shard, now_us)) shard->session.beat_unanswered = 0;     /* it never left */
+    if (!gw__shard_beat(shard, now_us)) gw__shard_miss_beat(shard, now_ms);
     if (shard->link.held && shard->link.fault.reason) {     /* not read, so the write has to tell */
         gw__shard_fail_as(shard, &shard->link.fault, now_ms);
         return 0;
@@ -10375,7 +10392,7 @@ static void gw__shard_beat_quietly(gw__shard *shard, uint64_t now_us)
     uint64_t now_ms = now_us / 1000u;
     if (!gw__shard_is_open(shard) || now_ms < shard->session.next_beat_ms) return;
     gw__session_on_beat_due(&shard->session, 0, now_ms, &shard->fault);
-    if (!gw__shard_beat(shard, now_us)) shard->session.beat_unanswered = 0;     /* it never left */
+    if (!gw__shard_beat(shard, now_us)) gw__shard_miss_beat(shard, now_ms);
 }
 
 static void gw__shard_on_deadline(gw__shard *shard, uint64_t now_ms)
@@ -10769,7 +10786,6 @@ static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t n
 #define GW__TEND_STEPS 64u                  /* of one gw_tend() */
 #define GW__PROBE_MS 5000u                  /* for the ACK that gw_recheck() asks for */
 #define GW__SLEPT_MS 10000u                 /* a shorter suspend is bridged by TCP */
-#define GW__KEEP_BYTES 16384u               /* of a payload buffer, after a large payload */
 #define GW__REDISCOVER_AFTER 3u             /* failed connects to the cached URL in a row */
 #define GW__SHARDS_MAX 16384u               /* that /gateway/bot can make us run */
 
@@ -11259,6 +11275,20 @@ static void gw__client_look_at_end(gw_client *gw, uint64_t now_ms)
 
 /* ---- events out ---- */
 
+/* The event's buffer serves the shard's next one, so that a row of large payloads needs one between
+ * them; gw__shard_idles() lets it go. */
+static void gw__client_take_back_buffer(gw_client *gw, gw__shard *shard)
+{
+    gw__buf hand = gw->hand;
+    gw__buf_clear(&gw->hand);
+    if (shard && !shard->in_message && !shard->has_event && hand.cap > shard->payload.cap) {
+        gw->hand = shard->payload;
+        shard->payload = hand;
+        gw__buf_clear(&shard->payload);
+    }
+    gw__buf_shrink(&gw->hand, GW__KEEP_BYTES);
+}
+
 /* The event in hand counts as taken from here on. */
 static void gw__client_let_go(gw_client *gw)
 {
@@ -11266,8 +11296,7 @@ static void gw__client_let_go(gw_client *gw)
     gw__mem_free(&gw->shared.mem, gw->notice.text, gw->notice.text_bytes);
     memset(&gw->notice, 0, sizeof gw->notice);
     gw->hand_shard = NULL;
-    gw__buf_clear(&gw->hand);
-    gw__buf_shrink(&gw->hand, GW__KEEP_BYTES);
+    gw__client_take_back_buffer(gw, shard);
     if (gw->shared.mem.block) gw__json_index_free(&gw->index);
     if (!shard) return;
     shard->in_hand = 0;
@@ -11413,16 +11442,19 @@ static uint64_t gw__client_next_ms(gw_client *gw)
     return next_ms;
 }
 
-/* The timer behind gw_fd(); nothing to do until somebody has asked for it, or sleeps in
- * gw_wait(). */
-static void gw__client_arm(gw_client *gw)
+/* The timer behind the poller: it wakes whoever watches gw_fd(), and gw_wait() after a suspend. */
+static void gw__client_set_timer(gw_client *gw)
 {
-    uint64_t next_ms;
-    if (!gw->fd_asked) return;
-    next_ms = gw->closed ? GW__NEVER : gw__client_has_work(gw) ? 0 : gw__client_next_ms(gw);
+    uint64_t next_ms = gw->closed ? GW__NEVER : gw__client_has_work(gw) ? 0 : gw__client_next_ms(gw);
     gw__sys_poller_arm(&gw->shared.poller,
                        next_ms > UINT64_MAX / 1000u ? GW__NEVER : next_ms * 1000u,
                        gw__client_now_us(gw));
+}
+
+/* Nothing to do until somebody has asked for gw_fd(). */
+static void gw__client_arm(gw_client *gw)
+{
+    if (gw->fd_asked) gw__client_set_timer(gw);
 }
 
 /* ---- who may come in ---- */
@@ -12129,35 +12161,45 @@ GW_API void gw_close(gw_client *gw)
     gw__mem_free(&mem, gw, sizeof *gw);
 }
 
+static const gw_event *gw__client_poll(gw_client *gw)
+{
+    gw__client_let_go(gw);
+    return gw__client_turn(gw);
+}
+
 GW_API const gw_event *gw_poll(gw_client *gw)
 {
     const gw_event *event;
     if (gw__client_may_enter(gw) != GW_OK) return NULL;
-    gw__client_let_go(gw);
-    event = gw__client_turn(gw);
+    event = gw__client_poll(gw);
     gw__client_arm(gw);
     return event;
+}
+
+/* Sleeps until something stirs, `sleep_ms` at most. */
+static void gw__client_sleep(gw_client *gw, int32_t sleep_ms)
+{
+    gw__client_set_timer(gw);
+    gw__client_look(gw, sleep_ms);
 }
 
 GW_API const gw_event *gw_wait(gw_client *gw, int32_t timeout_ms)
 {
     const gw_event *event;
-    uint64_t until_us;
+    uint64_t until_us, now_us;
     int32_t sleep_ms;
     if (gw__client_may_enter(gw) != GW_OK) return NULL;
-    gw->fd_asked = 1;                   /* the timer behind the poller also notices a suspend */
     until_us = timeout_ms < 0 ? GW__NEVER : gw__sys_monotonic_us() + (uint64_t)timeout_ms * 1000u;
-    for (;;) {
-        uint64_t now_us;
-        if ((event = gw_poll(gw)) != NULL || gw->closed) return event;
-        now_us = gw__sys_monotonic_us();
-        if (now_us >= until_us) return NULL;
+    while ((event = gw__client_poll(gw)) == NULL && !gw->closed) {
+        if ((now_us = gw__sys_monotonic_us()) >= until_us) break;
         sleep_ms = gw_timeout_ms(gw);
         if (until_us != GW__NEVER)
             sleep_ms =
                 (int32_t)GW__MIN((uint64_t)(uint32_t)sleep_ms, (until_us - now_us + 999u) / 1000u);
-        if (sleep_ms) gw__client_look(gw, sleep_ms);
+        if (sleep_ms) gw__client_sleep(gw, sleep_ms);
     }
+    gw__client_arm(gw);
+    return event;
 }
 
 /* 1: its next event has no place before the one in hand is let go. */

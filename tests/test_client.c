@@ -115,6 +115,27 @@ TEST(client_beats_null_before_the_first_event_and_then_its_seq)
     world_end(&w);
 }
 
+TEST(client_makes_up_for_a_beat_that_found_no_memory)
+{
+    uint64_t first_ms, next_ms;
+    begin_live("");
+    world_advance(&w, 42000);
+    first_ms = world_time(&w, WORLD_EV("heartbeat"), 0);
+    world_advance(&w, first_ms + 41000 - world_ms(&w));
+    w.fail_after = 1;                               /* as if all memory was taken */
+    world_advance(&w, 3000);
+    CHECK_U64(world_count(&w, WORLD_EV("heartbeat"), NULL), 1);
+    w.fail_after = 0;
+    world_advance(&w, 1100);
+    if (!CHECK_U64(world_count(&w, WORLD_EV("heartbeat"), NULL), 2)) return;
+    next_ms = world_time(&w, WORLD_EV("heartbeat"), 1);
+    CHECK(next_ms > first_ms + 41250 && next_ms <= first_ms + 45100);
+    world_advance(&w, 42000);                       /* and the interval begins with it */
+    CHECK_U64(world_time(&w, WORLD_EV("heartbeat"), 2), next_ms + 41250);
+    CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
+    world_end(&w);
+}
+
 TEST(client_first_beat_is_jittered_and_the_rest_regular)
 {
     uint64_t least = UINT64_MAX, most = 0, sum = 0;

@@ -69,10 +69,10 @@ static void law_presence(stream *s)
 }
 
 /* Behind TLS a beat is seen where it arrives: not at all, or late, where the wire was disturbed. One for which there was
- * no memory waits for the next. */
+ * no memory is made up for within a second. */
 static int law_sees_beats(const stream *s)
 {
-    if (s->run->poor_us && run_mono_us(s->run) < s->run->poor_us + 2 * s->interval_us + RUN_SECOND) return 0;
+    if (s->run->poor_us && run_mono_us(s->run) < s->run->poor_us + 2 * RUN_SECOND + s->run->late_us) return 0;
     return s->hello_us && !s->payloads_full && !s->dead && !(s->tls && (s->disturbed || s->ended));
 }
 
