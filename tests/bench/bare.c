@@ -1,6 +1,7 @@
 /* bare.c -- the bare BearSSL loop: connect, read, decrypt, drop, and nothing else; what the library
  * is measured by. A blocking socket, recv() straight into BearSSL's buffer; `ahead` reads 64 KiB at
- * a time first, as the library does. */
+ * a time first, as the library does; `slower` spends some time on each event too, which shows what
+ * the kernel adds for a client that is slower than its server. */
 #ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
 #endif
@@ -19,6 +20,8 @@
 #include <unistd.h>
 
 #define AHEAD_BYTES 65536u
+#define SLOWER_NS 300u          /* an event, of which each has so many bytes on average */
+#define EVENT_BYTES 811u
 
 struct bare {
     int fd;
@@ -243,19 +246,22 @@ static void receive_ahead(bare *it, uint8_t *ahead, size_t *at, size_t *len)
     br_ssl_engine_recvrec_ack(&it->tls.eng, cap);
 }
 
-void bare_drop(bare *it, uint64_t bytes, int ahead)
+enum { AS_IT_COMES, AHEAD, SLOWER };
+
+void bare_drop(bare *it, uint64_t bytes, int how)
 {
     static uint8_t buffer[AHEAD_BYTES];
     size_t at = 0, ahead_len = 0, len;
     while (bytes) {
         if (!br_ssl_engine_recvapp_buf(&it->tls.eng, &len)) {
-            if (ahead) receive_ahead(it, buffer, &at, &ahead_len);
+            if (how != AS_IT_COMES) receive_ahead(it, buffer, &at, &ahead_len);
             else receive(it);
             continue;
         }
         if (len > bytes) bench_fail("the bare loop got more than was played", NULL);
         br_ssl_engine_recvapp_ack(&it->tls.eng, len);
         bytes -= len;
+        if (how == SLOWER) bench_burn((uint32_t)(len * SLOWER_NS / EVENT_BYTES));
     }
 }
 
@@ -276,7 +282,7 @@ static bench_answer prepare(const bench_world *world, const bench_row *row)
     return bench_ask(world, &order);
 }
 
-/* mode: 1 reads ahead */
+/* mode: how */
 static void run_stream(const bench_world *world, const bench_row *row, bench_figures *out)
 {
     bare *it = bare_open(world, 0, NULL);
@@ -336,9 +342,10 @@ void bare_start(const bench_world *world)
 #define NONE { 0, 0, 0, 0, 0 }
 const bench_row bare_rows[] = {
     { "bare", run_stream, 0, MIX, 0, 1 },
-    { "bare_ahead", run_stream, 1, MIX, 0, 0 },
+    { "bare_ahead", run_stream, AHEAD, MIX, 0, 0 },
+    { "bare_slower", run_stream, SLOWER, MIX, 0, 0 },
     { "bare_record", run_stream, 0, MIX, 1, 1 },
-    { "bare_record_ahead", run_stream, 1, MIX, 1, 0 },
+    { "bare_record_ahead", run_stream, AHEAD, MIX, 1, 0 },
     { "bare_10mb", run_stream, 0, GUILDS(8, 10000000), 0, 1 },
     { "bare_size_10k", run_stream, 0, GUILDS(8000, 10000), 0, 0 },
     { "bare_size_100k", run_stream, 0, GUILDS(800, 100000), 0, 0 },

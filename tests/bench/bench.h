@@ -91,7 +91,7 @@ typedef struct bare bare;
 bare *bare_open(const bench_world *world, int until_101, br_ssl_session_parameters *resume);
 void bare_wait(bare *it);               /* until bytes are there */
 /* Reads, decrypts and drops this many plain bytes; ahead: through a buffer of 64 KiB. */
-void bare_drop(bare *it, uint64_t bytes, int ahead);
+void bare_drop(bare *it, uint64_t bytes, int how);
 void bare_close(bare *it);
 
 /* ---- rows ---- */
