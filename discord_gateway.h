@@ -1730,6 +1730,10 @@ static size_t gw__utf8_ascii_len(const uint8_t *bytes, size_t len)
         __m128i high = _mm_or_si128(_mm_loadu_si128(in + 2), _mm_loadu_si128(in + 3));
         if (_mm_movemask_epi8(_mm_or_si128(low, high))) break;
     }
+    for (; len - at >= 16; at += 16) {
+        int high = _mm_movemask_epi8(_mm_loadu_si128((const __m128i *)(const void *)(bytes + at)));
+        if (high) return at + (size_t)__builtin_ctz((unsigned)high);
+    }
 #endif
     for (; len - at >= 8; at += 8) {
         memcpy(&eight, bytes + at, 8);
@@ -6279,14 +6283,12 @@ static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size
  * inside strings, and then only the brackets outside of them are looked at. */
 #ifdef GW__SIMD
 #define GW__JSON_BLOCK 64u
-#define GW__AVX2 __attribute__((target("avx2")))
+#define GW__AVX2 __attribute__((target("avx2,pclmul,popcnt")))
 
 typedef struct gw__json_block {
     uint64_t quote, backslash, open, close;
     uint32_t has_control;       /* a byte below 0x20 is in it */
 } gw__json_block;
-
-typedef void (*gw__json_block_reader)(gw__json_block *block, const char *bytes);
 
 static GW__ALWAYS uint64_t gw__json_bits_sse2(__m128i bytes, char byte)
 {
@@ -6347,7 +6349,7 @@ static uint64_t gw__json_block_escaped(uint64_t backslash, uint64_t before)
 }
 
 /* Bit i: how many bits up to i are set, odd or even. */
-static GW__ALWAYS uint64_t gw__json_block_parity(uint64_t bits)
+static GW__ALWAYS uint64_t gw__json_parity_sse2(uint64_t bits)
 {
     bits ^= bits << 1;
     bits ^= bits << 2;
@@ -6357,19 +6359,41 @@ static GW__ALWAYS uint64_t gw__json_block_parity(uint64_t bits)
     return bits ^ bits << 32;
 }
 
+/* The same: multiplied by ones, without carries. */
+GW__AVX2 static GW__ALWAYS uint64_t gw__json_parity_avx2(uint64_t bits)
+{
+    __m128i product = _mm_clmulepi64_si128(_mm_set_epi64x(0, (int64_t)bits), _mm_set1_epi8(-1), 0);
+    uint64_t low;
+    _mm_storel_epi64((__m128i *)(void *)&low, product);
+    return low;
+}
+
+/* What the two kinds of machine do in their own ways; known where it is inlined. */
+typedef struct gw__json_machine {
+    void (*read)(gw__json_block *block, const char *bytes);
+    uint64_t (*parity)(uint64_t bits);
+    int counts_bits;
+} gw__json_machine;
+
 /* The next block, of which the first `part` bytes count, as gw__json_nest_push_plain() reads it: that
  * does so where a block is unusual, with a control byte or a backslash outside of strings. */
 static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t part,
-                                          size_t *used, gw__json_block_reader reader)
+                                          size_t *used, const gw__json_machine *machine)
 {
     gw__json_block block;
-    uint64_t escaped = nest->escaped, depth = nest->depth, inside, brackets;
-    reader(&block, bytes);
+    uint64_t escaped = nest->escaped, depth = nest->depth, inside, brackets, closes;
+    machine->read(&block, bytes);
     if (block.backslash) escaped = gw__json_block_escaped(block.backslash, escaped);
-    inside = gw__json_block_parity(block.quote & ~escaped) ^ (0 - (uint64_t)nest->in_string);
+    inside = machine->parity(block.quote & ~escaped) ^ (0 - (uint64_t)nest->in_string);
     if (block.has_control || block.backslash & ~inside)
         return gw__json_nest_push_plain(nest, bytes, part, used);
-    for (brackets = (block.open | block.close) & ~inside; brackets; brackets &= brackets - 1) {
+    brackets = (block.open | block.close) & ~inside;
+    closes = machine->counts_bits ? (uint64_t)__builtin_popcountll(block.close & ~inside) : depth;
+    if (closes < depth) {               /* in whatever order, they leave the nest open */
+        depth += (uint64_t)__builtin_popcountll(block.open & ~inside) - closes;
+        brackets = 0;
+    }
+    for (; brackets; brackets &= brackets - 1) {
         depth += block.open & brackets & (0 - brackets) ? 1 : ~(uint64_t)0;
         if (depth) continue;
         *used = (size_t)__builtin_ctzll(brackets) + 1;
@@ -6383,20 +6407,20 @@ static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes
 
 /* The last block is filled up with blanks, which mean nothing anywhere. */
 static GW__ALWAYS int gw__json_nest_blocks(gw__json_nest *nest, const char *bytes, size_t len,
-                                           size_t *used, gw__json_block_reader reader)
+                                           size_t *used, const gw__json_machine *machine)
 {
     char last[GW__JSON_BLOCK];
     size_t at = 0, took;
     int closed = 0;
     for (; len - at >= GW__JSON_BLOCK; at += GW__JSON_BLOCK) {
-        closed = gw__json_nest_block(nest, bytes + at, GW__JSON_BLOCK, &took, reader);
+        closed = gw__json_nest_block(nest, bytes + at, GW__JSON_BLOCK, &took, machine);
         if (closed) break;
     }
     if (!closed) {
         took = len - at;
         memset(last, ' ', sizeof last);
         memcpy(last, bytes + at, took);
-        if (took) closed = gw__json_nest_block(nest, last, took, &took, reader);
+        if (took) closed = gw__json_nest_block(nest, last, took, &took, machine);
     }
     *used = closed ? at + took : len;
     return closed;
@@ -6405,18 +6429,22 @@ static GW__ALWAYS int gw__json_nest_blocks(gw__json_nest *nest, const char *byte
 GW__AVX2 static int gw__json_nest_push_avx2(gw__json_nest *nest, const char *bytes, size_t len,
                                             size_t *used)
 {
-    return gw__json_nest_blocks(nest, bytes, len, used, gw__json_block_avx2);
+    static const gw__json_machine avx2 = { gw__json_block_avx2, gw__json_parity_avx2, 1 };
+    return gw__json_nest_blocks(nest, bytes, len, used, &avx2);
 }
 
 static int gw__json_nest_push_sse2(gw__json_nest *nest, const char *bytes, size_t len,
                                    size_t *used)
 {
-    return gw__json_nest_blocks(nest, bytes, len, used, gw__json_block_sse2);
+    static const gw__json_machine sse2 = { gw__json_block_sse2, gw__json_parity_sse2, 0 };
+    return gw__json_nest_blocks(nest, bytes, len, used, &sse2);
 }
 
 static int gw__json_nest_push(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
 {
-    if (__builtin_cpu_supports("avx2")) return gw__json_nest_push_avx2(nest, bytes, len, used);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("pclmul") &&
+        __builtin_cpu_supports("popcnt"))
+        return gw__json_nest_push_avx2(nest, bytes, len, used);
     return gw__json_nest_push_sse2(nest, bytes, len, used);
 }
 #else
