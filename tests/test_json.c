@@ -1274,12 +1274,18 @@ static uint32_t twin_random(uint32_t below)
     return (uint32_t)((uint64_t)twin_state * below >> 32);
 }
 
-/* The nest as both see it, in pieces that are cut alike: answer, bytes used, state. */
+/* The nest as all see it, in pieces that are cut alike: answer, bytes used, state. */
 static void compare_twins(const char *text, size_t len)
 {
     gw__json_nest fast, plain;
     size_t at = 0, part, fast_used, plain_used;
     int fast_says, plain_says;
+#ifdef GW__SIMD
+    gw__json_nest third;        /* on a machine with AVX2, `fast` does not show SSE2's way */
+    size_t third_used;
+    int third_says;
+    memset(&third, 0, sizeof third);
+#endif
     memset(&fast, 0, sizeof fast);
     memset(&plain, 0, sizeof plain);
     while (at < len) {
@@ -1287,6 +1293,13 @@ static void compare_twins(const char *text, size_t len)
         part = part < len - at ? part : len - at;
         fast_says = gw__json_nest_push(&fast, text + at, part, &fast_used);
         plain_says = gw__json_nest_push_plain(&plain, text + at, part, &plain_used);
+#ifdef GW__SIMD
+        third_says = gw__json_nest_push_sse2(&third, text + at, part, &third_used);
+        CHECK_EQ(third_says, plain_says);
+        CHECK_U64(third_used, plain_used);
+        if (!plain_says) CHECK_U64(third.depth * 4 + third.in_string * 2 + third.escaped,
+                                   plain.depth * 4 + plain.in_string * 2 + plain.escaped);
+#endif
         if (!CHECK_EQ(fast_says, plain_says) || !CHECK_U64(fast_used, plain_used)) {
             fprintf(stderr, "    %.*s\n", (int)len, text);
             return;
