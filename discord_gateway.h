@@ -4256,7 +4256,6 @@ static gw__tls_state gw__tls_look(gw__tls *tls)
     unsigned now = br_ssl_engine_current_state(&tls->client.eng);
     if (tls->fault.reason) return GW__TLS_FAILED;
     if (now == BR_SSL_CLOSED) return gw__tls_look_closed(tls);
-    if (tls->verifier.is_over && (now & BR_SSL_SENDREC)) gw__verifier_end(&tls->verifier);
     if (!tls->is_open && (now & (BR_SSL_SENDAPP | BR_SSL_RECVAPP))) gw__tls_enter_open(tls);
     return tls->is_open ? GW__TLS_OPEN : GW__TLS_HANDSHAKE;
 }
@@ -4314,6 +4313,7 @@ static uint8_t *gw__tls_wire_out(gw__tls *tls, size_t *len)
 static void gw__tls_wire_out_done(gw__tls *tls, size_t len)
 {
     br_ssl_engine_sendrec_ack(&tls->client.eng, len);
+    if (tls->verifier.is_over) gw__verifier_end(&tls->verifier);
 }
 
 /* Plaintext received, valid until it is done with; NULL: none. */

@@ -44,7 +44,7 @@ static int read_messages(probe *p, uint32_t wanted)
         } else if (p->link.state == GW__LINK_ENDED) {
             return probe_fail_link(p);
         }
-        if (!probe_wait(p) && wanted) return probe_expire(p, &p->link, "the message that is waited for did not come");
+        if (wanted && !probe_wait(p)) return probe_expire(p, &p->link, "the message that is waited for did not come");
     }
     return 1;
 }

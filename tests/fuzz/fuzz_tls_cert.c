@@ -119,10 +119,10 @@ static gw__tls *tls_of(uint8_t settings)
 static void verify(const uint8_t *bytes, size_t len, uint8_t settings, uint64_t seed, verdict *out)
 {
     gw__tls *tls = tls_of(settings);
-    const br_x509_class **context = &tls->verifier->vtable, *x509 = *context;
+    const br_x509_class **context = &tls->verifier.vtable, *x509 = *context;
     unsigned usages = 0;
     memset(out, 0, sizeof *out);
-    x509->start_chain(context, tls->verifier->address_len ? NULL : tls->host);
+    x509->start_chain(context, tls->verifier.address_len ? NULL : tls->host);
     while (len >= 3) {
         size_t want = (size_t)bytes[0] << 16 | (size_t)bytes[1] << 8 | bytes[2], at = 0;
         bytes += 3;
@@ -146,7 +146,7 @@ static void verify(const uint8_t *bytes, size_t len, uint8_t settings, uint64_t 
                !strpbrk(tls->fault.text, "\n\r\033"));
     if (out->error == 0) FUZZ_CHECK(x509->get_pkey(context, &usages) != NULL);
     out->reason = tls->fault.reason;
-    out->count = tls->verifier->certificate_count;
+    out->count = tls->verifier.certificate_count;
     memcpy(out->text, tls->fault.text, sizeof out->text);
     gw__tls_free(tls);
 }
