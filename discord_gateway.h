@@ -5090,6 +5090,21 @@ static void gw__link_free_out(gw__link *link)
 }
 
 /* Frees all that the connection held; what was not sent is lost. */
+#define GW__OUT_KEPT 256u       /* what a heartbeat needs, and more */
+
+/* All has left: an idle connection keeps so little that its next heartbeat finds memory whatever
+ * there is then. */
+static void gw__link_rest_out(gw__link *link)
+{
+    if (link->out.cap == GW__OUT_KEPT) {
+        gw__mem_wipe(link->out.bytes, link->out.cap);
+        return;
+    }
+    gw__link_free_out(link);
+    if (!link->net->mem->block && link->state == GW__LINK_OPEN)
+        gw__buf_reserve(&link->out, GW__OUT_KEPT);
+}
+
 static void gw__link_drop(gw__link *link)
 {
     gw__dns_cancel(&link->dns);
@@ -5170,8 +5185,7 @@ static int gw__link_flush(gw__link *link)
         if (link->tls) gw__tls_wire_out_done(link->tls, sent);
         else gw__buf_consume(&link->out, sent);
     }
-    /* an idle connection keeps none */
-    if (gw__buf_len(&link->out) == 0) gw__link_free_out(link);
+    if (gw__buf_len(&link->out) == 0) gw__link_rest_out(link);
     return 1;
 }
 
@@ -9029,6 +9043,7 @@ typedef struct gw__shared {             /* what all shards of a client share */
     int32_t (*identify_gate)(void *user, int32_t shard, uint32_t bucket);
     uint64_t user_id, application_id;
     uint64_t turn_bytes;
+    uint64_t beats;                     /* heartbeats sent so far */
     uint32_t fatal;                     /* a FATAL was said: everything stops */
     uint32_t connections;               /* made so far; names each in the poller's tags */
     uint32_t sleeps;                    /* of the machine, so far */
@@ -9323,6 +9338,7 @@ static int gw__shard_beat(gw__shard *shard, uint64_t now_us)
     if (!gw__shard_write_scratch(shard, gw__session_write_heartbeat(scratch, &shard->session),
                                  now_us / 1000u)) return 0;
     gw__session_beat_sent(&shard->session, now_us);
+    shard->shared->beats++;
     return 1;
 }
 
@@ -10813,6 +10829,7 @@ static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t n
 #define GW__TAG_DISCOVER 0xFFFFFFF0u        /* the low half of its connections' tags */
 #define GW__TEND_STEPS 64u                  /* of one gw_tend() */
 #define GW__PROBE_MS 5000u                  /* for the ACK that gw_recheck() asks for */
+#define GW__BEATS_ALONG 100u                /* a beat may leave a hundredth of its interval early */
 #define GW__SLEPT_MS 10000u                 /* a shorter suspend is bridged by TCP */
 #define GW__REDISCOVER_AFTER 3u             /* failed connects to the cached URL in a row */
 #define GW__SHARDS_MAX 16384u               /* that /gateway/bot can make us run */
@@ -11245,14 +11262,26 @@ static void gw__client_beat_quietly(gw_client *gw, uint64_t now_us)
     }
 }
 
+/* A beat that is nearly due leaves together with one that is: a thousand idle shards then wake us
+ * twice a second, not for each. */
+static int gw__client_beats_along(gw__shard *shard, uint64_t now_ms)
+{
+    gw__session *session = &shard->session;
+    if (!gw__shard_is_open(shard) || shard->next_ms != session->next_beat_ms ||
+        session->next_beat_ms - now_ms > session->interval_ms / GW__BEATS_ALONG) return 0;
+    session->next_beat_ms = now_ms;
+    return 1;
+}
+
 static void gw__client_on_time(gw_client *gw, uint64_t now_us)
 {
-    uint64_t now_ms = now_us / 1000u;
+    uint64_t now_ms = now_us / 1000u, beats = gw->shared.beats;
     uint32_t served = 0;
     while (gw->shard_count && served++ < gw->shard_count &&
            gw__notices_have_room(&gw->shared.notices)) {
         gw__shard *shard = gw->heap[0];
-        if (shard->next_ms > now_ms) break;
+        if (shard->next_ms > now_ms &&
+            (gw->shared.beats == beats || !gw__client_beats_along(shard, now_ms))) break;
         gw__shard_on_time(shard, now_us);
         gw__client_push_ready(gw, shard);
         gw__link_watch(&shard->link);

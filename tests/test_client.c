@@ -115,17 +115,32 @@ TEST(client_beats_null_before_the_first_event_and_then_its_seq)
     world_end(&w);
 }
 
-TEST(client_makes_up_for_a_beat_that_found_no_memory)
+TEST(client_beats_when_there_is_no_memory_left)
+{
+    uint64_t first_ms;
+    begin_live("");
+    world_advance(&w, 42000);
+    first_ms = world_time(&w, WORLD_EV("heartbeat"), 0);
+    w.fail_after = 1;
+    world_advance(&w, 130000);
+    CHECK_U64(world_time(&w, WORLD_EV("heartbeat"), 1), first_ms + 41250);
+    CHECK_U64(world_time(&w, WORLD_EV("heartbeat"), 3), first_ms + 3 * 41250);
+    CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
+    w.fail_after = 0;
+    world_end(&w);
+}
+
+TEST(client_makes_up_for_a_beat_that_could_not_be_written)
 {
     uint64_t first_ms, next_ms;
     begin_live("");
     world_advance(&w, 42000);
     first_ms = world_time(&w, WORLD_EV("heartbeat"), 0);
     world_advance(&w, first_ms + 41000 - world_ms(&w));
-    w.fail_after = 1;                               /* as if all memory was taken */
+    w.no_random = 1;                                /* no mask for its frame */
     world_advance(&w, 3000);
     CHECK_U64(world_count(&w, WORLD_EV("heartbeat"), NULL), 1);
-    w.fail_after = 0;
+    w.no_random = 0;
     world_advance(&w, 1100);
     if (!CHECK_U64(world_count(&w, WORLD_EV("heartbeat"), NULL), 2)) return;
     next_ms = world_time(&w, WORLD_EV("heartbeat"), 1);

@@ -921,7 +921,7 @@ static void big_both_ways(int secure, size_t bytes)
         CHECK(memcmp(lb_text(&r->peer->in), sent, bytes) == 0);
         while (gw__link_wants_write(&r->link) && lb_now_ms() < end_ms) rig_turn(r);
         CHECK_EQ(r->link.tcp.watched, GW__WANT_READ);
-        CHECK(r->link.out.bytes == NULL);       /* given back */
+        CHECK(r->link.out.cap <= GW__OUT_KEPT);         /* given back, but for what a heartbeat needs */
         lb_take(&r->got, lb_len(&r->got));
         lb_add(&r->peer->out, sent, bytes);     /* and the other way */
         CHECK_EQ(rig_until_got(r, bytes), 1);

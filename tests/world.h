@@ -85,6 +85,7 @@ typedef struct world {
     uint32_t any_violations;
     uint64_t allocations, live_bytes, live_blocks, fail_after;  /* fail_after: allocations that succeed; 0: all */
     uint32_t bad_sizes;             /* the allocator was told a wrong old size */
+    uint32_t no_random;             /* there are no random bytes */
     uint32_t own_memory;            /* cfg.memory: the allocator must not be called at all */
 } world;
 
@@ -132,6 +133,7 @@ static inline int32_t world_on_random(void *user, void *bytes, size_t len)
     world *w = (world *)user;
     uint8_t *at = (uint8_t *)bytes;
     world_hook(w, "random");
+    if (w->no_random) return -1;
     while (len--) *at++ = (uint8_t)(world_mix(&w->random) >> 24);
     return 1;
 }

@@ -224,6 +224,7 @@ static int law_clock_is_strict(const run *r, const stream *s)
 {
     uint64_t now_us = run_mono_us(r);
     if (r->suspended_us && r->now_us < r->suspended_us + 120 * RUN_SECOND) return 0;
+    if (r->poor_us && now_us < r->poor_us + 120 * RUN_SECOND) return 0;
     if (r->gw && now_us > r->wanted_us + 500000) return 0;      /* he has not polled yet */
     if (r->held || now_us < r->unheld_us + RUN_SECOND) return 0;        /* nothing is read, by his wish */
     if (s && stream_readable_us(s) <= r->now_us) return 0;      /* he polls, and has not come so far */
