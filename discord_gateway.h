@@ -6591,7 +6591,7 @@ static gw__json_found gw__json_scan_value(gw__json_scan *scan, char first, size_
     scan->bare.word = NULL;
     if (first == '"') {
         scan->place = GW__JSON_IN_STRING;
-        if (scan->field == GW__JSON_FIELD_T) scan->name_len = 0;
+        if (scan->field == GW__JSON_FIELD_T) scan->name[scan->name_len = 0] = 0;
         *used = 1;
     } else if (first == '{' || first == '[') {
         scan->place = GW__JSON_IN_NEST;
@@ -6647,10 +6647,12 @@ static gw__json_found gw__json_scan_between(gw__json_scan *scan, char byte, size
 /* Keeps what is decoded of a key or of t, as far as there is room. */
 static void gw__json_scan_keep(gw__json_scan *scan, const char *bytes, size_t count)
 {
-    if (scan->place == GW__JSON_IN_KEY)
+    if (scan->place == GW__JSON_IN_KEY) {
         gw__json_put(scan->key, sizeof scan->key, &scan->key_len, bytes, count);
-    else if (scan->field == GW__JSON_FIELD_T)
+    } else if (scan->field == GW__JSON_FIELD_T) {
         gw__json_put(scan->name, GW__NAME_MAX - 1, &scan->name_len, bytes, count);
+        scan->name[GW__MIN(scan->name_len, GW__NAME_MAX - 1)] = 0;      /* at all times */
+    }
 }
 
 static gw__json_found gw__json_scan_string_end(gw__json_scan *scan)

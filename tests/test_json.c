@@ -295,6 +295,20 @@ TEST(scan_cuts_a_long_name_between_characters)
 }
 
 /* Brackets that open and, in the other half, close; in chunks, as no test should need 10 MB. */
+TEST(scan_keeps_the_name_terminated_while_it_comes)
+{
+    static const char text[] = "{\"t\":\"GUILD_CREATE\",\"t\":\"AB\\u00e9C";
+    gw__json_scan scan;
+    size_t at, used;
+    memset(&scan, 'x', sizeof scan);        /* what a payload before left */
+    gw__json_scan_begin(&scan);
+    for (at = 0; at < sizeof text - 1; at++) {
+        gw__json_scan_next(&scan, (const uint8_t *)text + at, 1, &used);
+        CHECK_U64(strlen(scan.name), scan.name_len);
+    }
+    CHECK_TEXT(scan.name, "AB\xc3\xa9" "C");
+}
+
 TEST(scan_passes_ten_million_brackets)
 {
     static char opening[100000], closing[100000];
