@@ -618,6 +618,37 @@ TEST(waiting_for_a_gateway_that_is_not_there_does_not_spin)
 }
 
 /* ---- a slow caller ---- */
+/* Their handshakes come in side by side; the buffers for them are shared by those that work at what they have. */
+static void many_shards(int secure)
+{
+    enum { SHARDS = 12 };
+    stage *s = stage_new();
+    uint64_t idle_bytes, buffer_bytes = GW__READ_AHEAD_BYTES + GW__TLS_IN_BYTES;
+    gw_stats stats;
+    memset(&stats, 0, sizeof stats);
+    s->cfg.shard_count = s->cfg.shard_total = SHARDS;
+    s->cfg.max_concurrency = SHARDS;
+    s->sim.config.max_concurrency = SHARDS;
+    s->sim.config.event_rate = 0;
+    stage_begin(s, secure, 1, "");
+    while (s->seen[GW_READY] < SHARDS && stage_in_time(s)) {
+        const gw_event *ev = gw_wait(s->gw, 1000);
+        if (ev) s->seen[ev->type < GW_NOTICE_END_ ? ev->type : 0]++;
+    }
+    CHECK_EQ(s->seen[GW_READY], SHARDS);
+    CHECK_EQ(gw_shard_live(s->gw, GW_ALL), 1);
+    while (gw_wait(s->gw, 100)) { }
+    CHECK_EQ(gw_stats_read(s->gw, GW_ALL, &stats), GW_OK);
+    idle_bytes = SHARDS * (sizeof(gw__shard) + (secure ? sizeof(gw__tls) : 0u) + 2048u);
+    CHECK(stats.memory_now < idle_bytes + 4 * buffer_bytes + 100000u);
+    CHECK(stats.memory_peak < idle_bytes + 6 * buffer_bytes + 100000u);
+    CHECK_U64(s->seen[GW_DISCONNECTED], 0);
+    stage_end(s, 0);
+}
+
+TEST(many_shards_share_their_buffers)                   { many_shards(0); }
+TEST(many_shards_share_their_buffers_over_tls)          { many_shards(1); }
+
 TEST(slow_caller_gets_every_event_in_order)
 {
     stage *s = stage_new();

@@ -777,6 +777,18 @@ TEST(tls_tells_whose_fault_an_error_of_the_engine_is)
     }
 }
 
+/* The advice behind an alert's name is about handshakes. */
+TEST(tls_tells_an_alert_on_an_open_connection_as_such)
+{
+    run *r = run_new("server.pem", "server.key");
+    run_begin(r);
+    if (!CHECK_EQ(run_flow(r), GW__TLS_OPEN)) return;
+    gw__tls_explain(r->tls, BR_ERR_RECV_FATAL_ALERT + 40);
+    CHECK_EQ(run_fault(r)->reason, GW_REASON_TLS_ALERT);
+    CHECK_TEXT(run_fault(r)->text, "TLS: localhost ended the open connection with alert 40, handshake_failure");
+    run_free(r);
+}
+
 TEST(tls_tells_the_alert_of_a_server_without_a_common_cipher)
 {
     static const uint16_t only[] = { BR_TLS_RSA_WITH_AES_128_CBC_SHA };
