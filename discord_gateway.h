@@ -1457,11 +1457,11 @@ static size_t gw__mem_cell_bytes(size_t bytes)
  * reads. */
 static void gw__mem_wipe(void *bytes, size_t len)
 {
-    volatile uint64_t *word;
     volatile uint8_t *at = (volatile uint8_t *)bytes;
-    for (; len > 0 && (uintptr_t)at % sizeof *word; len--) *at++ = 0;
-    for (word = (volatile uint64_t *)(volatile void *)at; len >= sizeof *word; len -= sizeof *word) *word++ = 0;
-    for (at = (volatile uint8_t *)word; len > 0; len--) *at++ = 0;
+    for (; len > 0 && (uintptr_t)at % sizeof(uint64_t); len--) *at++ = 0;
+    for (; len >= sizeof(uint64_t); len -= sizeof(uint64_t), at += sizeof(uint64_t))
+        *(volatile uint64_t *)(volatile void *)at = 0;
+    for (; len > 0; len--) *at++ = 0;
 }
 
 static void *gw__mem_block_new(gw__mem *mem, size_t bytes)
@@ -1544,7 +1544,8 @@ static void gw__mem_drop_spares(gw__mem *mem)
     mem->keeps_spares = 0;
 }
 
-/* In an empty place, or instead of the one that was kept longest. 0: it is not of a kind to keep. */
+/* In an empty place, or instead of the one that was kept longest. 0: it is not of a kind to
+ * keep. */
 static int gw__mem_keep_spare(gw__mem *mem, void *bytes, size_t len)
 {
     uint32_t i = 0;
@@ -2025,7 +2026,8 @@ static uint32_t gw__names_find(const gw__names *names, const char *name, size_t 
 {
     uint32_t slot = gw__name_hash(name, len), type;
     while ((type = names->slot[slot]) != 0) {
-        if (names->len[type] == len && memcmp(gw__dispatch_names[type], name, len) == 0) return type;
+        if (names->len[type] == len && memcmp(gw__dispatch_names[type], name, len) == 0)
+            return type;
         slot = (slot + 1) & 255u;
     }
     return GW_UNKNOWN_DISPATCH;
@@ -2785,7 +2787,8 @@ static int32_t gw__tcp_write(gw__tcp *tcp, gw__net *net, const void *bytes, size
 /* 85 bytes are BearSSL's overhead, 1,024 the step it would round down to; a record fits one TCP
  * segment. */
 #define GW__TLS_OUT_BYTES     (1024u + 85u)
-#define GW__TLS_IN_BYTES      BR_SSL_BUFSIZE_INPUT      /* a smaller one would limit what the peer may send */
+/* a smaller one would limit what the peer may send */
+#define GW__TLS_IN_BYTES      BR_SSL_BUFSIZE_INPUT
 
 /* ---- trust: the CA certificates that we believe ---- */
 typedef struct gw__anchor {
@@ -3591,7 +3594,7 @@ typedef struct gw__verifier {
     char subject[80], issuer[80];       /* of the last one */
     char names[160];                    /* what the first one is for */
     uint32_t length, filled;            /* of the certificate in hand */
-    uint32_t is_over;                   /* the verdict is there; its key serves until our answer is */
+    uint32_t is_over;                   /* the verdict is there; its key serves for our answer */
 } gw__verifier;
 
 static gw__verifier *gw__verifier_of(const br_x509_class **context)
@@ -4133,7 +4136,7 @@ static void gw__tls_explain_alert(gw__tls *tls, int alert, int is_theirs)
     if (is_theirs && gw__tls_is_old_server(tls, alert))
         gw__fault_set(&tls->fault, GW_REASON_TLS_VERSION, 0,
                       "TLS: %s speaks nothing newer than TLS 1.1; TLS 1.2 is needed", tls->host);
-    else if (is_theirs && tls->is_open)     /* what to check, behind the name, is about handshakes */
+    else if (is_theirs && tls->is_open)     /* the advice behind a name is about handshakes */
         gw__fault_set(&tls->fault, reason, 0, "TLS: %s ended the open connection with alert %d, "
                       "%.*s", tls->host, alert, (int)strcspn(gw__tls_alert_text(alert), ":"),
                       gw__tls_alert_text(alert));
@@ -5359,7 +5362,7 @@ static gw__link_state gw__link_secure(gw__link *link, uint64_t now_ms)
     gw__link_decrypt(link, GW__HANDSHAKE_SLICE);
     gw__link_rest(link);
     if (link->peer_ended && gw__buf_len(&link->wire) == 0) gw__tls_wire_end(link->tls);
-    sent = gw__link_flush(link);                /* ours may be the last word: then it is open, or an alert */
+    sent = gw__link_flush(link);    /* ours may be the last word: then it is open; or an alert */
     switch (gw__tls_look(link->tls)) {
     case GW__TLS_HANDSHAKE: break;
     case GW__TLS_OPEN: gw__link_enter(link, GW__LINK_OPEN, now_ms); break;
@@ -6389,8 +6392,8 @@ typedef struct gw__json_machine {
     int counts_bits;
 } gw__json_machine;
 
-/* The next block, of which the first `part` bytes count, as gw__json_nest_push_plain() reads it: that
- * does so where a block is unusual, with a control byte or a backslash outside of strings. */
+/* The next block, of which the first `part` bytes count, as gw__json_nest_push_plain() reads it:
+ * that does so where a block is unusual, with a control byte or a backslash outside of strings. */
 static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t part,
                                           size_t *used, const gw__json_machine *machine)
 {
@@ -6504,7 +6507,7 @@ typedef struct gw__json_scan {
     uint64_t integer;           /* of a bare value: its number ... */
     uint32_t no_integer;        /* ... unless it is none, or does not fit */
     gw__json_decoder decoder;
-    char name[GW__NAME_MAX];    /* t, decoded, 0-terminated; from here on nothing has to be cleared */
+    char name[GW__NAME_MAX];    /* t, decoded, 0-terminated; from here on nothing is cleared */
     gw__json_bare bare;
     gw__json_nest nest;
 } gw__json_scan;
@@ -8788,7 +8791,7 @@ typedef struct gw__gate {
     uint64_t *free_ms;
     uint32_t promised;                      /* permits that are out, not spent yet */
     uint32_t total;                         /* Identifies of a window */
-    uint32_t since_asked;                   /* sent while /gateway/bot is asked: its answer may be older */
+    uint32_t since_asked;       /* sent while /gateway/bot is asked: its answer may be older */
     uint32_t remaining;                     /* ... left, while the server or the config said so: */
     uint64_t resets_ms;                     /* GW__NEVER: nobody did */
     uint32_t spent[GW__GATE_HOURS];         /* by us, in this hour and the ones before it */
@@ -10291,7 +10294,8 @@ static gw__step gw__shard_on_data(gw__shard *shard, const gw__ws_piece *piece, s
     if (piece->opcode != GW__WS_TEXT) {
         shard->own_close = 1003;
         return gw__shard_fail(shard, GW_REASON_PROTOCOL,
-                              "a binary message came, but no compression was asked for", now_us / 1000u);
+                              "a binary message came, but no compression was asked for",
+                              now_us / 1000u);
     }
     return piece->ends_message ? gw__shard_end_message(shard, now_us) : GW__STEP_MORE;
 }
@@ -10325,7 +10329,7 @@ static gw__step gw__shard_read_piece(gw__shard *shard, const uint8_t *bytes, siz
     if (found == GW__WS_BROKEN) return gw__shard_on_broken(shard, now_us / 1000u);
     gw__link_take(&shard->link, *used);
     if (found == GW__WS_NEED_MORE) return GW__STEP_MORE;
-    /* a control frame may sit between fragments (RFC 6455 section 5.4); its payload lies in the ws */
+    /* may sit between fragments (RFC 6455 section 5.4); its payload lies in the ws */
     return gw__shard_on_control(shard, &piece, now_us / 1000u);
 }
 
@@ -11360,7 +11364,7 @@ static void gw__client_let_go(gw_client *gw)
     if (!shard) return;
     shard->in_hand = 0;
     if (gw->event.type == GW_SKIPPED) shard->skips_to_tell--;
-    /* a seq that has not come is of the run before gw_shard_stop(), and the new one began behind it */
+    /* a seq that has not come is of the run before gw_shard_stop(); the new one began behind it */
     if (gw->shared.ack_by_hand || gw->event.session != shard->session.number ||
         gw->event.seq > shard->session.received_seq) return;
     if (shard->session.has_taken && gw->event.seq <= shard->session.taken_seq) return;
@@ -11504,7 +11508,8 @@ static uint64_t gw__client_next_ms(gw_client *gw)
 /* The timer behind the poller: it wakes whoever watches gw_fd(), and gw_wait() after a suspend. */
 static void gw__client_set_timer(gw_client *gw)
 {
-    uint64_t next_ms = gw->closed ? GW__NEVER : gw__client_has_work(gw) ? 0 : gw__client_next_ms(gw);
+    uint64_t next_ms = gw__client_has_work(gw) ? 0 : gw__client_next_ms(gw);
+    if (gw->closed) next_ms = GW__NEVER;
     gw__sys_poller_arm(&gw->shared.poller,
                        next_ms > UINT64_MAX / 1000u ? GW__NEVER : next_ms * 1000u,
                        gw__client_now_us(gw));
@@ -12342,7 +12347,8 @@ GW_API int32_t gw_shard_start(gw_client *gw, int32_t shard, const char *session,
     if (session && session_len && !gw__client_load(gw, session, session_len, shard, now_ms))
         result = gw__client_refuse(gw, GW_ERROR_SESSION_TEXT, "gw_shard_start");
     /* (shard, session, seq) names an event: another session than before gets a number of its own */
-    if (one->session.begun && number && one->session.number <= number && strcmp(before, one->session.id) != 0)
+    if (one->session.begun && number && one->session.number <= number &&
+        strcmp(before, one->session.id) != 0)
         one->session.number = number + 1;
     gw__mem_wipe(before, sizeof before);
     gw__client_start(gw, one, now_ms);
@@ -13005,7 +13011,8 @@ static size_t gw__shard_memory_needed(const gw_config *cfg)
                   GW__BLOCK_TOKENS * 3 / 2 * sizeof(gw__jsmn_token) + head;
     size_t handshake = sizeof(gw__verifier_work) + head + GW__HTTP_REQUEST_MAX + head;
     return sizeof(gw__shard) + 3 * sizeof(uint32_t) + GW__WATCH_BYTES + sizeof(gw__tls) +
-           GW__TLS_IN_BYTES + 2 * head + GW__READ_AHEAD_SMALL + head + GW__SEND_BYTES_MAX + 64 + head +
+           GW__TLS_IN_BYTES + 2 * head + GW__READ_AHEAD_SMALL + head +
+           GW__SEND_BYTES_MAX + 64 + head +
            queued * (sizeof(gw__send_item) + GW__SEND_BYTES_MAX + head) + head +
            (cfg->presence ? GW__SEND_BYTES_MAX + 2 * sizeof(gw__send_item) + 3 * head : 0) +
            GW__MAX(live, handshake);
