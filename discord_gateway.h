@@ -11011,6 +11011,7 @@ static gw__shard *gw__client_add_shard(gw_client *gw, int32_t id)
     shard->heap_at = gw->shard_count;
     gw->shards[gw->shard_count] = gw->heap[gw->shard_count] = shard;
     gw__heap_settle(gw, gw->shard_count++);
+    gw->shared.mem.keeps_spares = gw->shard_count > 1 && !gw->shared.mem.block;
     return shard;
 }
 
@@ -12183,7 +12184,6 @@ GW_API gw_client *gw_open_sized(const gw_config *given, size_t config_bytes)
     gw = (gw_client *)gw__mem_new(&mem, sizeof *gw);
     if (!gw) return NULL;
     gw->shared.mem = mem;
-    gw->shared.mem.keeps_spares = !mem.block;
     gw__buf_init(&gw->shared.scratch, &gw->shared.mem, GW__SEND_BYTES_MAX + 64);
     gw->shared.scratch.is_secret = 1;
     gw__client_take_hooks(gw, &cfg);

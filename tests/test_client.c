@@ -115,16 +115,18 @@ TEST(client_beats_null_before_the_first_event_and_then_its_seq)
     world_end(&w);
 }
 
-TEST(client_beats_when_there_is_no_memory_left)
+/* Many shards share what they read into, and keep it for the next one that does. */
+TEST(client_of_two_shards_lives_on_when_there_is_no_memory_left)
 {
-    uint64_t first_ms;
-    begin_live("");
-    world_advance(&w, 42000);
-    first_ms = world_time(&w, WORLD_EV("heartbeat"), 0);
+    world_init(&w);
+    w.cfg.shard_count = w.cfg.shard_total = 2;
+    w.cfg.max_concurrency = w.sim.max_concurrency = 2;
+    world_begin(&w, "rate 0");
+    world_advance(&w, 50000);
+    CHECK_EQ(gw_shard_live(w.gw, GW_ALL), 1);
     w.fail_after = 1;
     world_advance(&w, 130000);
-    CHECK_U64(world_time(&w, WORLD_EV("heartbeat"), 1), first_ms + 41250);
-    CHECK_U64(world_time(&w, WORLD_EV("heartbeat"), 3), first_ms + 3 * 41250);
+    CHECK(world_count(&w, WORLD_EV("heartbeat"), NULL) >= 8);
     CHECK_U64(world_count_events(&w, GW_DISCONNECTED), 0);
     w.fail_after = 0;
     world_end(&w);
