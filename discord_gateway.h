@@ -9753,6 +9753,21 @@ static int32_t gw__shard_ask_caller(gw__shard *shard)
     return answer;
 }
 
+/* The end of its last connection has been handed out. Before that config.identify_gate is not asked:
+ * whoever takes a permit back at DISCONNECTED or SHARD_STOPPED would take back the next one. */
+static int gw__shard_end_is_told(const gw__shard *shard)
+{
+    const gw__notices *notices = &shard->shared->notices;
+    uint32_t i;
+    if (!shard->shared->identify_gate) return 1;
+    for (i = 0; i < notices->count; i++) {
+        const gw_event *event = &notices->ring[(notices->first + i) % GW__NOTICES_MAX].event;
+        if (event->shard == shard->id &&
+            (event->type == GW_DISCONNECTED || event->type == GW_SHARD_STOPPED)) return 0;
+    }
+    return 1;
+}
+
 /* The gate, ours and then the caller's. 1: the shard holds a permit; else it knows how long to
  * wait. */
 static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
@@ -9775,7 +9790,7 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
         }
         return 0;
     }
-    answer = gw__shard_ask_caller(shard);
+    answer = gw__shard_end_is_told(shard) ? gw__shard_ask_caller(shard) : 1;
     shard->has_permit = answer == 0;
     if (answer == 0) return 1;
     gw__gate_return(gate, shard->id, now_ms);
@@ -9784,7 +9799,8 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
         return 0;
     }
     shard->wait_ms = (uint32_t)answer;
-    gw__shard_tell_held(shard, "config.identify_gate says wait");
+    if (gw__shard_end_is_told(shard))
+        gw__shard_tell_held(shard, "config.identify_gate says wait");
     return 0;
 }
 

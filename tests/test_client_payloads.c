@@ -515,6 +515,46 @@ TEST(client_tend_keeps_beating_and_the_event_in_hand_valid)
     world_end(&w);
 }
 
+static uint32_t gate_calls;
+static int32_t gate_that_counts(void *user, int32_t shard, uint32_t bucket)
+{
+    (void)user; (void)shard; (void)bucket;
+    gate_calls++;
+    return 0;
+}
+
+static void tend_through_a_lost_session(world *x, const gw_event *event)
+{
+    uint32_t i;
+    if (event->type != GW_MESSAGE_CREATE || tended++) return;
+    world_do(x, "op9 false");
+    for (i = 0; i < 300; i++) {
+        world_stream *stream;
+        x->now_us += 50000;
+        sim_tick(x->gateway, world_sim_ms(x));
+        for (stream = x->streams; stream; stream = stream->next) world_carry(stream);
+        gw_tend(x->gw);
+    }
+    CHECK_U64(gate_calls, 1);
+}
+
+/* Who takes a permit back at DISCONNECTED would take back one that was given before he heard of it. */
+TEST(gate_is_asked_when_the_end_before_was_told)
+{
+    tended = gate_calls = 0;
+    world_init(&w);
+    w.cfg.identify_gate = gate_that_counts;
+    world_begin(&w, "rate 0");
+    WORLD_EXPECT(&w, GW_READY, 1000);
+    w.on_event = tend_through_a_lost_session;
+    world_do(&w, "event MESSAGE_CREATE {\"n\":7}");
+    world_settle(&w);
+    CHECK_U64(tended > 0, 1);
+    WORLD_EXPECT(&w, GW_READY, 1000);               /* all waits are long over */
+    CHECK_U64(gate_calls, 2);
+    world_end(&w);
+}
+
 static void tend_through_a_cut(world *x, const gw_event *event)
 {
     uint32_t i;

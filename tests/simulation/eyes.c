@@ -94,4 +94,5 @@ void eyes_free(eyes *e)
 {
     free(e->bytes);
     free(e->payload_us);
+    free(e->payload_mono_us);
 }

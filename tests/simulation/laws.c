@@ -43,17 +43,22 @@ static void law_rate(stream *s)
 {
     run *r = s->run;
     eyes *e = &s->eyes;
-    size_t i, in_window = 1;
+    size_t i, in_window = 1, by_its_clock = 1;
+    uint64_t mono_us = run_mono_us(r);
     for (i = e->payload_count; i-- > 0 && e->payload_us[i] + 60 * RUN_SECOND > r->now_us + SLACK_US; ) in_window++;
     if (in_window > 120)
         law_broken(r, LAW_payload_rate, "connection %llu: %u payloads in 60 s", (unsigned long long)s->id,
                    (unsigned)in_window);
-    s->payloads_full = (s->payloads_full << 1 | (in_window >= 118)) & 3u;       /* now, or at the last one */
+    /* the client's clock stands still while the machine sleeps */
+    for (i = e->payload_count; i-- > 0 && e->payload_mono_us[i] + 60 * RUN_SECOND > mono_us; ) by_its_clock++;
+    s->payloads_full = (s->payloads_full << 1 | (by_its_clock >= 118)) & 3u;    /* now, or at the last one */
     if (e->payload_count == e->payload_cap) {
         e->payload_cap = (e->payload_cap + 64) * 2;
         e->payload_us = (uint64_t *)realloc(e->payload_us, e->payload_cap * sizeof *e->payload_us);
-        if (!e->payload_us) abort();
+        e->payload_mono_us = (uint64_t *)realloc(e->payload_mono_us, e->payload_cap * sizeof *e->payload_mono_us);
+        if (!e->payload_us || !e->payload_mono_us) abort();
     }
+    e->payload_mono_us[e->payload_count] = mono_us;
     e->payload_us[e->payload_count++] = r->now_us;
 }
 

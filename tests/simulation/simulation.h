@@ -170,7 +170,7 @@ typedef struct eyes {               /* over what the client writes */
     uint8_t *bytes;
     size_t len, cap;
     uint32_t in_frames, blind;      /* blind: not to be read any more */
-    uint64_t *payload_us;           /* times of payloads */
+    uint64_t *payload_us, *payload_mono_us;     /* times of payloads; by a clock that does not run while it sleeps */
     size_t payload_count, payload_cap;
     uint64_t presence_us[8];
     uint32_t presence_count;
