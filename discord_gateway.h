@@ -1333,7 +1333,7 @@ static uint32_t gw__sys_poller_wait(gw__poller *poller, int32_t timeout_ms, gw__
         out[found].readable = (poller->fds[at].revents & (POLLIN | broken)) != 0;
         out[found++].writable = (poller->fds[at].revents & (POLLOUT | broken)) != 0;
     }
-    poller->look_first++;
+    poller->look_first += found < cap ? 1 : i;     /* the next look goes on where this one was full */
     return found;
 }
 
@@ -1382,7 +1382,8 @@ typedef struct gw__mem {
     void *(*alloc)(void *user, void *old, size_t old_bytes, size_t new_bytes);
     void *user;
     /* Buffers that one connection needed while something came in, for the next one that does: so a
-     * thousand idle ones share a few. In use, as far as the counts below go. */
+     * thousand idle ones share a few, and find them where there is no more memory. In use, as far as
+     * the counts below go. */
     struct { void *bytes; size_t len; } spares[GW__MEM_SPARES];
     uint32_t keeps_spares, spare_turn;
     uint8_t *block;             /* config.memory, or NULL */
@@ -3823,7 +3824,8 @@ static void gw__verifier_explain(gw__verifier *verifier, unsigned error)
     }
 }
 
-/* 0: no memory, which is the verdict then. */
+/* SHA-1 is left out and RSA begins at 2048 bits (256 bytes). 0: no memory, which is the verdict
+ * then. */
 static int gw__verifier_begin(gw__verifier *verifier)
 {
     br_x509_minimal_context *minimal;
@@ -3911,8 +3913,6 @@ static const br_x509_class gw__verifier_class = {
     gw__verifier_on_chain_end, gw__verifier_on_key
 };
 
-/* SHA-1 is left out and RSA begins at 2048 bits (256 bytes). */
-
 /* ---- one connection ---- */
 typedef enum gw__tls_state {
     GW__TLS_HANDSHAKE,
@@ -3942,6 +3942,7 @@ typedef struct gw__tls {
     uint32_t trust_generation;
     int64_t valid_until;
     uint32_t is_open, is_closing;       /* is_closing: gw__tls_close() was called */
+    uint32_t hello_left;                /* ours, whole: what leaves behind it is an answer */
     uint64_t received;                  /* bytes of ciphertext */
     uint8_t first[5];                   /* of them: a record's header, or what is no TLS */
     uint8_t *in;                        /* GW__TLS_IN_BYTES; NULL: it rests */
@@ -4040,7 +4041,6 @@ static int gw__tls_begin(gw__tls *tls, const gw__tls_ticket *ticket)
     return br_ssl_client_reset(&tls->client, tls->verifier.address_len ? NULL : tls->host, resume);
 }
 
-/* Wipes the keys. */
 static void gw__tls_drop_in(gw__tls *tls)
 {
     if (!tls->in) return;
@@ -4049,6 +4049,7 @@ static void gw__tls_drop_in(gw__tls *tls)
     tls->in = NULL;
 }
 
+/* Wipes the keys. */
 static void gw__tls_free(gw__tls *tls)
 {
     gw__mem *mem;
@@ -4315,8 +4316,10 @@ static uint8_t *gw__tls_wire_out(gw__tls *tls, size_t *len)
 
 static void gw__tls_wire_out_done(gw__tls *tls, size_t len)
 {
+    size_t more;
     br_ssl_engine_sendrec_ack(&tls->client.eng, len);
-    if (tls->verifier.is_over) gw__verifier_end(&tls->verifier);
+    if (tls->hello_left && tls->verifier.is_over) gw__verifier_end(&tls->verifier);
+    if (!gw__tls_wire_out(tls, &more)) tls->hello_left = 1;
 }
 
 /* Plaintext received, valid until it is done with; NULL: none. */
@@ -5092,7 +5095,6 @@ static void gw__link_free_out(gw__link *link)
     gw__buf_free(&link->out);
 }
 
-/* Frees all that the connection held; what was not sent is lost. */
 #define GW__OUT_KEPT 256u       /* what a heartbeat needs, and more */
 
 /* All has left: an idle connection keeps so little that its next heartbeat finds memory whatever
@@ -5108,6 +5110,7 @@ static void gw__link_rest_out(gw__link *link)
         gw__buf_reserve(&link->out, GW__OUT_KEPT);
 }
 
+/* Frees all that the connection held; what was not sent is lost. */
 static void gw__link_drop(gw__link *link)
 {
     gw__dns_cancel(&link->dns);
@@ -9753,19 +9756,18 @@ static int32_t gw__shard_ask_caller(gw__shard *shard)
     return answer;
 }
 
-/* The end of its last connection has been handed out. Before that config.identify_gate is not asked:
- * whoever takes a permit back at DISCONNECTED or SHARD_STOPPED would take back the next one. */
-static int gw__shard_end_is_told(const gw__shard *shard)
+/* The caller has not heard yet how the last connection ended: he would take that end for one of the
+ * go that he gives now, which would then count as given back. */
+static int gw__shard_has_end_to_tell(const gw__shard *shard)
 {
     const gw__notices *notices = &shard->shared->notices;
     uint32_t i;
-    if (!shard->shared->identify_gate) return 1;
     for (i = 0; i < notices->count; i++) {
         const gw_event *event = &notices->ring[(notices->first + i) % GW__NOTICES_MAX].event;
         if (event->shard == shard->id &&
-            (event->type == GW_DISCONNECTED || event->type == GW_SHARD_STOPPED)) return 0;
+            (event->type == GW_DISCONNECTED || event->type == GW_SHARD_STOPPED)) return 1;
     }
-    return 1;
+    return 0;
 }
 
 /* The gate, ours and then the caller's. 1: the shard holds a permit; else it knows how long to
@@ -9777,6 +9779,10 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
     uint64_t wait_ms;
     char text[128];
     int32_t answer;
+    if (shard->shared->identify_gate && gw__shard_has_end_to_tell(shard)) {
+        shard->wait_ms = 1;
+        return 0;
+    }
     gw__gate_tell_time(gate, gw__shared_known_time(shard->shared), now_ms);
     wait_ms = gw__gate_take(gate, shard->id, now_ms, &by_budget);
     if (wait_ms) {
@@ -9790,7 +9796,7 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
         }
         return 0;
     }
-    answer = gw__shard_end_is_told(shard) ? gw__shard_ask_caller(shard) : 1;
+    answer = gw__shard_ask_caller(shard);
     shard->has_permit = answer == 0;
     if (answer == 0) return 1;
     gw__gate_return(gate, shard->id, now_ms);
@@ -9799,8 +9805,7 @@ static int gw__shard_take_permit(gw__shard *shard, uint64_t now_ms)
         return 0;
     }
     shard->wait_ms = (uint32_t)answer;
-    if (gw__shard_end_is_told(shard))
-        gw__shard_tell_held(shard, "config.identify_gate says wait");
+    gw__shard_tell_held(shard, "config.identify_gate says wait");
     return 0;
 }
 
@@ -11231,12 +11236,18 @@ static void gw__client_try_streams(gw_client *gw)
     }
 }
 
+/* At all of them, however many stir: silence is judged by what was seen here. */
 static void gw__client_look(gw_client *gw, int32_t timeout_ms)
 {
     gw__ready seen[32];
-    uint32_t i, count = gw__sys_poller_wait(&gw->shared.poller, timeout_ms, seen, GW__COUNT(seen));
+    uint32_t i, rounds = 0, count;
+    count = gw__sys_poller_wait(&gw->shared.poller, timeout_ms, seen, GW__COUNT(seen));
     gw->looked_us = gw__client_now_us(gw);
-    for (i = 0; i < count; i++) gw__client_on_ready(gw, &seen[i], gw->looked_us / 1000u);
+    for (;;) {
+        for (i = 0; i < count; i++) gw__client_on_ready(gw, &seen[i], gw->looked_us / 1000u);
+        if (count < GW__COUNT(seen) || rounds++ > gw->shard_count / GW__COUNT(seen)) break;
+        count = gw__sys_poller_wait(&gw->shared.poller, 0, seen, GW__COUNT(seen));
+    }
     gw__client_try_streams(gw);
 }
 
@@ -11361,7 +11372,8 @@ static void gw__client_take_back_buffer(gw_client *gw, gw__shard *shard)
 {
     gw__buf hand = gw->hand;
     gw__buf_clear(&gw->hand);
-    if (shard && !shard->in_message && !shard->has_event && hand.cap > shard->payload.cap) {
+    if (shard && shard->link.state == GW__LINK_OPEN && !shard->in_message && !shard->has_event &&
+        hand.cap > shard->payload.cap) {
         gw->hand = shard->payload;
         shard->payload = hand;
         gw__buf_clear(&shard->payload);
@@ -11429,10 +11441,12 @@ static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
     return &gw->event;
 }
 
-/* Its socket was read until it would block: what is due now is judged now. */
+/* All was read that the last look has seen: what is due now is judged now, unless that look is
+ * old. */
 static void gw__client_judge(gw_client *gw, gw__shard *shard, uint64_t now_us)
 {
     gw__state before = shard->state;
+    if (now_us - gw->looked_us >= gw->turn_us_max) return;
     if (gw__shard_next_ms(shard, now_us / 1000u) > now_us / 1000u) return;
     if (!gw__notices_have_room(&gw->shared.notices)) return;
     gw__shard_on_time(shard, now_us);

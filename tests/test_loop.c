@@ -896,4 +896,82 @@ TEST(close_keeps_the_session_and_stop_ends_it)
     stage_end(s, 0);
 }
 
+/* ---- what has come counts, however late it is read ---- */
+static uint64_t on_late_clock(void *user) { (void)user; return lb_now_us(); }
+
+static lb_sim *log_blocks;              /* the next line about TYPING_START takes 45 s */
+
+static void on_slow_log(void *user, uint32_t level, int32_t shard, const char *text)
+{
+    int i;
+    (void)user; (void)level; (void)shard;
+    if (!log_blocks || !strstr(text, "TYPING_START")) return;
+    for (i = 0; i < 20; i++) lb_sim_turn(log_blocks, 1);        /* the answer to our heartbeat comes */
+    lb_skipped_us += 45000000u;
+    log_blocks = NULL;
+}
+
+TEST(loop_with_a_hook_that_blocks_in_tend_still_hears_the_ack)
+{
+    stage *s = stage_new();
+    const gw_event *event = NULL;
+    lb_stream *one;
+    int i, lost = 0, come = 0;
+    s->cfg.monotonic_us = on_late_clock;
+    s->cfg.log = on_slow_log;
+    s->cfg.log_level = GW_LOG_TRACE;
+    stage_begin(s, 0, 0, NULL);
+    gw_want(s->gw, GW_TYPING_START, 0);
+    for (i = 0; i < 5000 && come < 3; i++) {
+        lb_sim_turn(&s->sim, 1);
+        while ((event = gw_poll(s->gw)) != NULL) come += event->type == GW_READY || event->type == GW_GUILD_CREATE;
+    }
+    CHECK_EQ(come, 3);
+    lb_skipped_us += 42000000u;                         /* past the first heartbeat, which is answered */
+    for (i = 0; i < 20; i++) { while (gw_poll(s->gw)) { } lb_sim_turn(&s->sim, 1); }
+    while (gw_poll(s->gw)) { }
+    lb_sim_do(&s->sim, "event MESSAGE_CREATE {\"id\":\"1\"}");
+    for (i = 0; i < 200 && (event = gw_poll(s->gw)) == NULL; i++) lb_sim_turn(&s->sim, 1);
+    if (!CHECK(event && event->type == GW_MESSAGE_CREATE)) { stage_end(s, 0); return; }
+    lb_skipped_us += 41300000u;                         /* the next is due, with an event in hand */
+    lb_sim_do(&s->sim, "event TYPING_START {\"user_id\":\"1\"}");
+    for (one = s->sim.streams; one; one = one->next) lb_sim_carry(one);
+    log_blocks = &s->sim;
+    gw_tend(s->gw);
+    CHECK(log_blocks == NULL);
+    for (i = 0; i < 50; i++) {
+        lb_sim_turn(&s->sim, 1);
+        while ((event = gw_poll(s->gw)) != NULL) lost += event->type == GW_DISCONNECTED;
+    }
+    CHECK_EQ(lost, 0);
+    stage_end(s, sim_get_stats(s->sim.gateway)->violations);
+}
+
+TEST(loop_that_stalls_with_a_hundred_shards_loses_none)
+{
+    enum { SHARDS = 100 };
+    stage *s = stage_new();
+    const gw_event *event;
+    int i, ready = 0, lost = 0;
+    s->cfg.monotonic_us = on_late_clock;
+    s->cfg.shard_count = s->cfg.shard_total = SHARDS;
+    s->cfg.max_concurrency = s->sim.config.max_concurrency = SHARDS;
+    s->sim.config.guilds = 0;
+    stage_begin(s, 0, 0, NULL);
+    for (i = 0; i < 20000 && ready < SHARDS; i++) {
+        lb_sim_turn(&s->sim, 0);
+        while ((event = gw_poll(s->gw)) != NULL) ready += event->type == GW_READY;
+        if (i % 20 == 19) lb_skipped_us += 100000u;
+    }
+    CHECK_EQ(ready, SHARDS);
+    lb_skipped_us += 41260000u;
+    for (i = 0; i < 4; i++) while (gw_poll(s->gw)) { }  /* each sends its heartbeat */
+    for (i = 0; i < 60; i++) lb_sim_turn(&s->sim, 0);   /* all answers come, and lie there */
+    lb_skipped_us += 41260000u;
+    for (i = 0; i < 60; i++)
+        while ((event = gw_poll(s->gw)) != NULL) lost += event->type == GW_DISCONNECTED;
+    CHECK_EQ(lost, 0);
+    stage_end(s, sim_get_stats(s->sim.gateway)->violations);
+}
+
 CHECK_MAIN()

@@ -553,4 +553,85 @@ TEST(shards_advised_beyond_a_fixed_block_are_fatal_with_a_sentence)
     free(block);
 }
 
+/* ---- an end that the caller has not heard of yet ---- */
+static int go_held[2], goes_lost;
+
+static int32_t on_go(void *user, int32_t shard, uint32_t bucket)
+{
+    (void)user; (void)bucket;
+    go_held[shard] = 1;
+    return 0;
+}
+
+/* One thing in three seconds, by the word of config.identify_gate: an end gives a go back. */
+static void poll_slowly(int polls)
+{
+    while (polls--) {
+        world_stream *stream;
+        const gw_event *event;
+        sim_tick(w.gateway, world_sim_ms(&w));
+        for (stream = w.streams; stream; stream = stream->next) world_carry(stream);
+        event = gw_poll(w.gw);
+        if (event && event->type == GW_IDENTIFYING) goes_lost += !go_held[event->shard];
+        if (event && (event->type == GW_IDENTIFYING || event->type == GW_DISCONNECTED || event->type == GW_SHARD_STOPPED))
+            go_held[event->shard] = 0;
+        for (stream = w.streams; stream; stream = stream->next) world_carry(stream);
+        w.now_us += 3000000u;
+    }
+}
+
+TEST(gate_is_not_asked_before_the_caller_has_heard_of_the_last_end)
+{
+    int round;
+    int32_t shard;
+    goes_lost = 0;
+    init_shards(0, 2);
+    w.cfg.identify_gate = on_go;
+    w.any_violations = 1;                               /* so slow a caller is late with all */
+    world_begin(&w, NULL);
+    for (shard = 0; shard < 2; shard++) CHECK_EQ(gw_shard_start(w.gw, shard, NULL, 0), GW_OK);
+    poll_slowly(40);
+    for (round = 0; round < 6; round++) {
+        for (shard = 0; shard < 2; shard++) {
+            CHECK_EQ(gw_shard_stop(w.gw, shard, GW_END), GW_OK);
+            CHECK_EQ(gw_shard_start(w.gw, shard, NULL, 0), GW_OK);
+        }
+        poll_slowly(40);
+        world_do(&w, "op9 false");
+        poll_slowly(40);
+    }
+    CHECK(identifies() > 8);
+    CHECK_EQ(goes_lost, 0);
+    world_end(&w);
+}
+
+static int stopped_in_hand;
+
+static void cut_and_stop(world *in, const gw_event *event)
+{
+    int i;
+    if (event->d.len < 1000000 || stopped_in_hand) return;
+    stopped_in_hand = 1;
+    world_do(in, "cut");
+    for (i = 0; i < 20; i++) {
+        world_stream *stream;
+        for (stream = in->streams; stream; stream = stream->next) world_carry(stream);
+        gw_tend(in->gw);                                /* the connection ends here */
+    }
+    CHECK_EQ(gw_shard_stop(in->gw, event->shard, GW_KEEP), GW_OK);
+}
+
+TEST(shard_that_ends_with_a_large_event_in_hand_keeps_no_buffer_for_it)
+{
+    stopped_in_hand = 0;
+    begin_live(2);
+    world_advance(&w, 3000);
+    w.on_event = cut_and_stop;
+    world_do(&w, "big 2000000");
+    world_advance(&w, 60000);
+    CHECK(stopped_in_hand);
+    CHECK(w.live_bytes < 500000);
+    world_end(&w);
+}
+
 CHECK_MAIN()

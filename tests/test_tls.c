@@ -315,6 +315,36 @@ TEST(tls_opens_and_speaks_one_byte_at_a_time_with_rsa)    { speak("server-rsa.pe
 TEST(tls_takes_any_extended_key_usage)                    { speak("any-usage.pem", "server.key", 100000); }
 TEST(tls_takes_the_common_name_where_there_is_no_san)     { speak("no-san.pem", "server.key", 100000); }
 
+/* A server that answers before our hello has left whole, as one behind config.transport can: the key is still needed. */
+TEST(tls_keeps_the_key_until_it_has_checked_the_key_exchange)
+{
+    run *r = run_new("server.pem", "server.key");
+    uint8_t hello[1200], *bytes;
+    size_t len, room, sent = 0, part;
+    run_begin(r);
+    bytes = gw__tls_wire_out(r->tls, &len);
+    if (!CHECK(bytes && len <= sizeof hello)) return;
+    memcpy(hello, bytes, len);
+    gw__tls_wire_out_done(r->tls, len - 1);             /* ours: all but a byte */
+    while (sent < len) {                                /* theirs: all of it */
+        uint8_t *to = br_ssl_engine_recvrec_buf(&r->peer->context.eng, &room);
+        if (!CHECK(to)) return;
+        part = least(room, len - sent);
+        memcpy(to, hello + sent, part);
+        br_ssl_engine_recvrec_ack(&r->peer->context.eng, part);
+        sent += part;
+    }
+    r->slice = 1;
+    while (!r->tls->verifier.is_over && run_step_in(r)) gw__tls_look(r->tls);
+    CHECK(r->tls->verifier.is_over);
+    gw__tls_wire_out(r->tls, &len);
+    CHECK_EQ(len, 1);
+    gw__tls_wire_out_done(r->tls, len);                 /* the rest of ours */
+    CHECK_EQ(run_flow(r), GW__TLS_OPEN);
+    CHECK(r->tls->verifier.work == NULL);
+    run_free(r);
+}
+
 TEST(tls_splits_what_is_longer_than_a_record)
 {
     run *r = run_new("server.pem", "server.key");
