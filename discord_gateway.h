@@ -10890,6 +10890,7 @@ struct gw_client {
     uint64_t (*boot_us)(void *user);
     uint32_t turn_bytes_max, turn_us_max, in_turn;
     uint64_t turn_began_us, looked_us, longest_turn_us;
+    int sees_some;                          /* not all that stirs was seen at the last look */
     uint64_t slept_us;                      /* boot time minus monotonic time, at the last look */
     uint64_t last_sleep_s;
     uint32_t sleep_to_tell;                 /* some shards have not heard of it */
@@ -11236,19 +11237,29 @@ static void gw__client_try_streams(gw_client *gw)
     }
 }
 
-/* At all of them, however many stir: silence is judged by what was seen here. */
-static void gw__client_look(gw_client *gw, int32_t timeout_ms)
+/* 1: as many were seen as there was room for, so that there may be more. */
+static int gw__client_look_at_some(gw_client *gw, int32_t timeout_ms)
 {
     gw__ready seen[32];
-    uint32_t i, rounds = 0, count;
-    count = gw__sys_poller_wait(&gw->shared.poller, timeout_ms, seen, GW__COUNT(seen));
+    uint32_t i, count = gw__sys_poller_wait(&gw->shared.poller, timeout_ms, seen, GW__COUNT(seen));
     gw->looked_us = gw__client_now_us(gw);
-    for (;;) {
-        for (i = 0; i < count; i++) gw__client_on_ready(gw, &seen[i], gw->looked_us / 1000u);
-        if (count < GW__COUNT(seen) || rounds++ > gw->shard_count / GW__COUNT(seen)) break;
-        count = gw__sys_poller_wait(&gw->shared.poller, 0, seen, GW__COUNT(seen));
-    }
+    for (i = 0; i < count; i++) gw__client_on_ready(gw, &seen[i], gw->looked_us / 1000u);
+    return count == GW__COUNT(seen);
+}
+
+static void gw__client_look(gw_client *gw, int32_t timeout_ms)
+{
+    gw->sees_some = gw__client_look_at_some(gw, timeout_ms);
     gw__client_try_streams(gw);
+}
+
+/* At all that stir, before silence is judged. */
+static void gw__client_look_at_rest(gw_client *gw)
+{
+    uint32_t rounds;
+    for (rounds = 0; gw->sees_some && rounds <= gw->shard_count; rounds += 32)
+        gw->sees_some = gw__client_look_at_some(gw, 0);
+    gw->sees_some = 0;
 }
 
 /* ---- time passes ---- */
@@ -11311,6 +11322,7 @@ static void gw__client_on_time(gw_client *gw, uint64_t now_us)
 {
     uint64_t now_ms = now_us / 1000u, beats = gw->shared.beats;
     uint32_t served = 0;
+    if (gw->shard_count && gw->heap[0]->next_ms <= now_ms) gw__client_look_at_rest(gw);
     while (gw->shard_count && served++ < gw->shard_count &&
            gw__notices_have_room(&gw->shared.notices)) {
         gw__shard *shard = gw->heap[0];
@@ -11441,12 +11453,12 @@ static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
     return &gw->event;
 }
 
-/* All was read that the last look has seen: what is due now is judged now, unless that look is
- * old. */
+/* All was read that the last look has seen: what is due now is judged now, unless that look is old
+ * or has not seen all. */
 static void gw__client_judge(gw_client *gw, gw__shard *shard, uint64_t now_us)
 {
     gw__state before = shard->state;
-    if (now_us - gw->looked_us >= gw->turn_us_max) return;
+    if (gw->sees_some || now_us - gw->looked_us >= gw->turn_us_max) return;
     if (gw__shard_next_ms(shard, now_us / 1000u) > now_us / 1000u) return;
     if (!gw__notices_have_room(&gw->shared.notices)) return;
     gw__shard_on_time(shard, now_us);
