@@ -54,7 +54,7 @@ void run_count_fault(run *r, const char *name)
     figures *f = r->figures;
     uint32_t i;
     f->faults++;
-    for (i = 0; i < f->kind_count; i++) if (strcmp(f->kinds[i].name, name) == 0) break;
+    for (i = 0; i < f->kind_count; i++) if (strncmp(f->kinds[i].name, name, sizeof f->kinds[i].name - 1) == 0) break;
     if (i == FAULT_KINDS_MAX) return;
     if (i == f->kind_count) snprintf(f->kinds[f->kind_count++].name, sizeof f->kinds[i].name, "%.31s", name);
     f->kinds[i].count++;
