@@ -11453,13 +11453,13 @@ static const gw_event *gw__client_hand_out(gw_client *gw, gw__shard *shard)
     return &gw->event;
 }
 
-/* All was read that the last look has seen: what is due now is judged now, unless that look is old
- * or has not seen all. */
+/* All was read that the last look has seen: what was due by then is judged now, unless it has not
+ * seen all. */
 static void gw__client_judge(gw_client *gw, gw__shard *shard, uint64_t now_us)
 {
     gw__state before = shard->state;
-    if (gw->sees_some || now_us - gw->looked_us >= gw->turn_us_max) return;
-    if (gw__shard_next_ms(shard, now_us / 1000u) > now_us / 1000u) return;
+    uint64_t looked_ms = gw->looked_us / 1000u;
+    if (gw->sees_some || gw__shard_next_ms(shard, looked_ms) > looked_ms) return;
     if (!gw__notices_have_room(&gw->shared.notices)) return;
     gw__shard_on_time(shard, now_us);
     if (shard->state != before) gw__client_push_ready(gw, shard);
