@@ -9099,7 +9099,7 @@ typedef struct gw__shard {
     uint16_t own_close;                 /* the code that our close frame carries; 0: no frame */
     gw_event event;                     /* a dispatch that waits to be taken */
     uint32_t has_event;
-    uint32_t heap_at, in_ready;         /* places in the client's heap and ready list */
+    uint32_t in_ready;                  /* it stands in the client's ready list */
     struct gw__shard *next_ready;
     uint64_t next_ms;
     uint64_t events, filtered, skipped, payload_bytes, connects, resumes, identifies, polls_late;
@@ -10863,11 +10863,20 @@ static gw__discover_found gw__discover_expire(gw__discover *discover, uint64_t n
 
 enum { GW__TEXT_TOKEN, GW__TEXT_CA_FILE, GW__TEXT_CA_PEM, GW__TEXT_PRESENCE, GW__TEXT_COUNT };
 
+typedef struct gw__due {                    /* when a shard has something to do */
+    uint64_t next_ms;
+    int32_t id;
+    uint32_t index;                         /* in the client's list */
+} gw__due;
+
+#define GW__LISTED_BYTES (sizeof(gw__shard *) + sizeof(gw__due) + sizeof(uint32_t))     /* of a shard */
+
 struct gw_client {
     gw__shared shared;                      /* first: what the shards see of us */
-    /* by index; behind them, in the same memory, the heap */
+    /* by index; in front of them, in the same memory, the heap, and behind them its places */
     gw__shard **shards;
-    gw__shard **heap;                       /* the shard whose time comes first on top */
+    gw__due *heap;                          /* the shard whose time comes first on top */
+    uint32_t *heap_at;                      /* by index: its place in the heap */
     uint32_t shard_count, shard_cap;
     uint32_t shards_as_advised;             /* GW_ALL: /gateway/bot says how many, once */
     uint32_t max_queued, max_queued_ms;     /* of each shard */
@@ -10956,27 +10965,30 @@ static gw__shard *gw__client_pop_ready(gw_client *gw)
     return shard;
 }
 
-/* ---- the heap of times: a thousand idle shards cost one look at its top ---- */
+/* ---- the heap of times: a thousand idle shards cost one look at its top ----
+ * The times stand in it, beside each other: to keep it in order touches no shard. */
 
 /* Of equal times the lower id comes first: that is the order in which shards identify. */
 static int gw__heap_less(const gw_client *gw, uint32_t a, uint32_t b)
 {
-    const gw__shard *one = gw->heap[a], *two = gw->heap[b];
+    const gw__due *one = &gw->heap[a], *two = &gw->heap[b];
     return one->next_ms != two->next_ms ? one->next_ms < two->next_ms : one->id < two->id;
 }
 
 static void gw__heap_swap(gw_client *gw, uint32_t a, uint32_t b)
 {
-    gw__shard *shard = gw->heap[a];
+    gw__due due = gw->heap[a];
     gw->heap[a] = gw->heap[b];
-    gw->heap[b] = shard;
-    gw->heap[a]->heap_at = a;
-    gw->heap[b]->heap_at = b;
+    gw->heap[b] = due;
+    gw->heap_at[gw->heap[a].index] = a;
+    gw->heap_at[gw->heap[b].index] = b;
 }
 
-static void gw__heap_settle(gw_client *gw, uint32_t at)
+/* The shard's time has changed. */
+static void gw__heap_settle(gw_client *gw, const gw__shard *shard)
 {
-    uint32_t child;
+    uint32_t at = gw->heap_at[shard->index], child;
+    gw->heap[at].next_ms = shard->next_ms;
     while (at && gw__heap_less(gw, at, (at - 1) / 2)) {
         gw__heap_swap(gw, at, (at - 1) / 2);
         at = (at - 1) / 2;
@@ -10988,6 +11000,14 @@ static void gw__heap_settle(gw_client *gw, uint32_t at)
     }
 }
 
+static void gw__heap_add(gw_client *gw, const gw__shard *shard)
+{
+    gw__due *due = &gw->heap[gw->shard_count];
+    due->index = gw->heap_at[shard->index] = gw->shard_count++;
+    due->id = shard->id;
+    gw__heap_settle(gw, shard);
+}
+
 /* ---- the list of shards: grows where shards are started by hand, and never shrinks ---- */
 
 /* Places in the lists, and watches for a poller that keeps its own. */
@@ -10995,25 +11015,31 @@ static int gw__client_reserve(gw_client *gw, uint32_t count)
 {
     gw__mem *mem = &gw->shared.mem;
     size_t watches_bytes = (count + 2u) * GW__WATCH_BYTES;      /* ... discover, and the wake */
-    gw__shard **lists;
+    gw__shard **shards;
+    gw__due *heap;
+    uint32_t *heap_at;
     void *watches;
     if (count <= gw->shard_cap) return 1;
-    lists = (gw__shard **)gw__mem_new(mem, 2 * count * sizeof *lists);
+    heap = (gw__due *)gw__mem_new(mem, count * GW__LISTED_BYTES);
     watches = watches_bytes ? gw__mem_new(mem, watches_bytes) : NULL;
-    if (!lists || (watches_bytes && !watches)) {
-        gw__mem_free(mem, lists, 2 * count * sizeof *lists);
+    if (!heap || (watches_bytes && !watches)) {
+        gw__mem_free(mem, heap, count * GW__LISTED_BYTES);
         gw__mem_free(mem, watches, watches_bytes);
         return 0;
     }
+    shards = (gw__shard **)(void *)(heap + count);
+    heap_at = (uint32_t *)(void *)(shards + count);
     if (gw->shard_count) {
-        memcpy(lists, gw->shards, gw->shard_count * sizeof *lists);
-        memcpy(lists + count, gw->heap, gw->shard_count * sizeof *lists);
+        memcpy(shards, gw->shards, gw->shard_count * sizeof *shards);
+        memcpy(heap, gw->heap, gw->shard_count * sizeof *heap);
+        memcpy(heap_at, gw->heap_at, gw->shard_count * sizeof *heap_at);
     }
     gw__sys_poller_lend(&gw->shared.poller, watches, count + 2u);
     gw__mem_free(mem, gw->watches, gw->watches_bytes);
-    gw__mem_free(mem, gw->shards, 2 * gw->shard_cap * sizeof *lists);
-    gw->shards = lists;
-    gw->heap = lists + count;
+    gw__mem_free(mem, gw->heap, gw->shard_cap * GW__LISTED_BYTES);
+    gw->shards = shards;
+    gw->heap = heap;
+    gw->heap_at = heap_at;
     gw->shard_cap = count;
     gw->watches = watches;
     gw->watches_bytes = watches_bytes;
@@ -11030,9 +11056,8 @@ static gw__shard *gw__client_add_shard(gw_client *gw, int32_t id)
     shard = (gw__shard *)gw__mem_new(&gw->shared.mem, sizeof *shard);
     if (!shard) return NULL;
     gw__shard_init(shard, &gw->shared, id, gw->shard_count, gw->max_queued, gw->max_queued_ms);
-    shard->heap_at = gw->shard_count;
-    gw->shards[gw->shard_count] = gw->heap[gw->shard_count] = shard;
-    gw__heap_settle(gw, gw->shard_count++);
+    gw->shards[gw->shard_count] = shard;
+    gw__heap_add(gw, shard);
     gw->shared.mem.keeps_spares = gw->shard_count > 1 && !gw->shared.mem.block;
     return shard;
 }
@@ -11064,7 +11089,7 @@ static void gw__client_settle(gw_client *gw, gw__shard *shard, uint64_t now_ms)
     gw__link_watch(&shard->link);
     if (next_ms == shard->next_ms) return;
     shard->next_ms = next_ms;
-    gw__heap_settle(gw, shard->heap_at);
+    gw__heap_settle(gw, shard);
 }
 
 static void gw__client_start(gw_client *gw, gw__shard *shard, uint64_t now_ms)
@@ -11322,17 +11347,17 @@ static void gw__client_on_time(gw_client *gw, uint64_t now_us)
 {
     uint64_t now_ms = now_us / 1000u, beats = gw->shared.beats;
     uint32_t served = 0;
-    if (gw->shard_count && gw->heap[0]->next_ms <= now_ms) gw__client_look_at_rest(gw);
+    if (gw->shard_count && gw->heap[0].next_ms <= now_ms) gw__client_look_at_rest(gw);
     while (gw->shard_count && served++ < gw->shard_count &&
            gw__notices_have_room(&gw->shared.notices)) {
-        gw__shard *shard = gw->heap[0];
+        gw__shard *shard = gw->shards[gw->heap[0].index];
         if (shard->next_ms > now_ms &&
             (gw->shared.beats == beats || !gw__client_beats_along(shard, now_ms))) break;
         gw__shard_on_time(shard, now_us);
         gw__client_push_ready(gw, shard);
         gw__link_watch(&shard->link);
         shard->next_ms = GW__MAX(gw__shard_next_ms(shard, now_ms), now_ms + 1);  /* once a look */
-        gw__heap_settle(gw, shard->heap_at);
+        gw__heap_settle(gw, shard);
     }
     if (!gw__notices_have_room(&gw->shared.notices)) gw__client_beat_quietly(gw, now_us);
     if (gw->shared.gateway_url_failures >= GW__REDISCOVER_AFTER && !gw->url_is_given)
@@ -11542,7 +11567,7 @@ static int gw__client_has_work(gw_client *gw)
 
 static uint64_t gw__client_next_ms(gw_client *gw)
 {
-    uint64_t next_ms = gw->shard_count ? gw->heap[0]->next_ms : GW__NEVER;
+    uint64_t next_ms = gw->shard_count ? gw->heap[0].next_ms : GW__NEVER;
     next_ms = GW__MIN(next_ms, gw__discover_next_ms(&gw->discover));
     if (!gw->discover.is_active) next_ms = GW__MIN(next_ms, gw->discover_at_ms);
     return next_ms;
@@ -12256,7 +12281,7 @@ GW_API void gw_close(gw_client *gw)
     gw__gate_free(&gw->shared.gate);
     gw__sys_poller_close(&gw->shared.poller);
     gw__mem_free(&gw->shared.mem, gw->watches, gw->watches_bytes);
-    gw__mem_free(&gw->shared.mem, gw->shards, 2 * gw->shard_cap * sizeof *gw->shards);
+    gw__mem_free(&gw->shared.mem, gw->heap, gw->shard_cap * GW__LISTED_BYTES);
     for (i = 0; i < GW__COUNT(gw->texts); i++) {
         if (gw->texts[i]) gw__mem_wipe(gw->texts[i], gw->texts_bytes[i]);
         gw__mem_free(&gw->shared.mem, gw->texts[i], gw->texts_bytes[i]);
@@ -13052,7 +13077,7 @@ static size_t gw__shard_memory_needed(const gw_config *cfg)
     size_t live = gw__or_default(cfg->max_payload, 64u * 1024u * 1024u) + head +
                   GW__BLOCK_TOKENS * 3 / 2 * sizeof(gw__jsmn_token) + head;
     size_t handshake = sizeof(gw__verifier_work) + head + GW__HTTP_REQUEST_MAX + head;
-    return sizeof(gw__shard) + 3 * sizeof(uint32_t) + GW__WATCH_BYTES + sizeof(gw__tls) +
+    return sizeof(gw__shard) + GW__LISTED_BYTES + GW__WATCH_BYTES + sizeof(gw__tls) +
            GW__TLS_IN_BYTES + 2 * head + GW__READ_AHEAD_SMALL + head +
            GW__SEND_BYTES_MAX + 64 + head +
            queued * (sizeof(gw__send_item) + GW__SEND_BYTES_MAX + head) + head +
