@@ -7802,6 +7802,7 @@ typedef struct gw__payload {            /* one message from the Gateway, read as
     uint64_t op, seq;
     uint32_t has_op, has_seq;
     uint32_t type;                      /* of a dispatch */
+    uint32_t d_is_lost;                 /* there was no memory for it, or it was too large */
     gw_json d;
 } gw__payload;
 
@@ -7963,10 +7964,12 @@ static gw__act gw__session_on_dispatch(gw__session *session, const gw__payload *
     return GW__ACT_DELIVER;
 }
 
-static gw__act gw__session_on_invalid(gw__session *session, const gw_json *d, gw__fault *fault,
-                                      int32_t *detail)
+static gw__act gw__session_on_invalid(gw__session *session, const gw__payload *payload,
+                                      gw__fault *fault, int32_t *detail)
 {
-    *detail = gw_true(d, NULL) ? GW__INVALID_TRUE
+    /* where we could not keep what it says, a Resume will tell whether the session lives */
+    int may_resume = gw_true(&payload->d, NULL) || (payload->d_is_lost && !session->identified);
+    *detail = may_resume ? GW__INVALID_TRUE
               : session->identified ? GW__INVALID_AFTER_IDENTIFY
                                     : GW__INVALID_FALSE;
     return gw__session_end(fault, GW_REASON_INVALID_SESSION,
@@ -7984,7 +7987,7 @@ static gw__act gw__session_on_payload(gw__session *session, const gw__payload *p
     case GW__OP_HEARTBEAT:       return GW__ACT_BEAT;
     case GW__OP_RECONNECT:
         return gw__session_end(fault, GW_REASON_ASKED, "the server asked to reconnect");
-    case GW__OP_INVALID_SESSION: return gw__session_on_invalid(session, &payload->d, fault, detail);
+    case GW__OP_INVALID_SESSION: return gw__session_on_invalid(session, payload, fault, detail);
     case GW__OP_HELLO:
         return gw__session_on_hello(session, &payload->d, now_us / 1000u, random, fault);
     case GW__OP_HEARTBEAT_ACK:   return gw__session_on_ack(session, now_us);
@@ -10207,6 +10210,7 @@ static gw__step gw__shard_on_message(gw__shard *shard, uint64_t now_us)
     payload.has_op = shard->scan.has_op;
     payload.seq = shard->scan.seq;
     payload.has_seq = shard->scan.has_seq;
+    payload.d_is_lost = shard->oversize;
     payload.type = gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len);
     if (!shard->oversize && !shard->unwanted && shard->scan.has_d) {
         payload.d.ptr = (const char *)gw__buf_data(&shard->payload);

@@ -353,6 +353,22 @@ TEST(session_op9_means_what_its_bare_boolean_says)
     CHECK_EQ(detail, GW__INVALID_AFTER_IDENTIFY);
 }
 
+/* There was no memory to keep the boolean: a Resume finds out, where there is a session. */
+TEST(session_op9_that_was_not_read_is_answered_by_a_resume)
+{
+    gw__payload payload;
+    memset(&payload, 0, sizeof payload);
+    payload.op = 9;
+    payload.has_op = payload.d_is_lost = 1;
+    begin_alive();
+    CHECK_EQ(gw__session_on_payload(&session, &payload, NOW_US, 0, &fault, &detail), GW__ACT_END);
+    CHECK_EQ(detail, GW__INVALID_TRUE);
+    begin();
+    session.identified = 1;
+    gw__session_on_payload(&session, &payload, NOW_US, 0, &fault, &detail);
+    CHECK_EQ(detail, GW__INVALID_AFTER_IDENTIFY);
+}
+
 TEST(session_ignores_opcodes_of_tomorrow)
 {
     static const uint64_t ops[] = { 2, 3, 4, 5, 6, 8, 12, 31, 43, 99, UINT64_C(4294967296), UINT64_C(4294967303),
