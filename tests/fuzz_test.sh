@@ -1,14 +1,14 @@
 #!/bin/sh
 # The fuzzers of tests/fuzz/: each target over its seeds (corpus/TARGET/) and over all that was ever found
 # (found/TARGET-*.bin), then some seconds of fuzzing with clang's libFuzzer, two targets at a time.
-#   FUZZ_SECONDS=20 sh tests/fuzz_test.sh [TARGET...]        2 seconds, all targets; `make fuzz` is this with 20
+#   FUZZ_SECONDS=20 sh tests/fuzz_test.sh [TARGET...]        20 seconds, all targets; `make fuzz` is this
 # Without libFuzzer (Debian: libclang-rt-14-dev) the inputs are run all the same, by a program that $CC builds.
 # What crashes is left in $BUILD/fuzz/TARGET-crash-...; mended, it belongs into tests/fuzz/found/.
 
 cd "$(dirname "$0")/.." || exit 1
 CC=${CC:-cc}
 out=${BUILD:-build}/fuzz
-seconds=${FUZZ_SECONDS:-2}
+seconds=${FUZZ_SECONDS:-20}
 libraries=${LDLIBS:--lbearssl -lpthread}
 flags="-std=c99 -D_DEFAULT_SOURCE -g -O1 -fno-omit-frame-pointer -Wall -Wextra -Wpedantic -Wconversion -Wshadow"
 sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all"

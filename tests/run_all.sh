@@ -170,7 +170,7 @@ stage_scripts() (
             case $name in
                 run_all.sh | setup.sh | static_checks.sh | compile_matrix.sh) ;;
                 install_check.sh | coverage.sh | bench_test.sh | secrets_check.sh | \*_test.py) ;;
-                *.sh) echo "$name 240 sh $script" ;;
+                *.sh) echo "$name 400 sh $script" ;;
                 *.py) echo "$name 240 $PYTHON $script" ;;
             esac
         done
