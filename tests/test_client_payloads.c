@@ -475,21 +475,27 @@ TEST(client_want_refuses_what_is_no_choice)
 /* ---- the event in hand ---- */
 static uint32_t tended;
 
+/* In a handler: time passes and bytes move, as the world has it between two polls. */
+static void tend_on(world *x, uint32_t times, uint64_t each_us)
+{
+    world_stream *stream;
+    uint32_t i;
+    for (i = 0; i < times; i++) {
+        x->now_us += each_us;
+        sim_tick(x->gateway, world_sim_ms(x));
+        for (stream = x->streams; stream; stream = stream->next) world_carry(stream);
+        gw_tend(x->gw);
+    }
+}
+
 static void tend_for_long(world *x, const gw_event *event)
 {
     char before[WORLD_KEEP + 1];
     const char *ptr = event->d.ptr, *name = event->name;
     size_t len = event->d.len < WORLD_KEEP ? event->d.len : WORLD_KEEP;
-    uint32_t i;
     if (event->type != GW_MESSAGE_CREATE || tended++) return;
     memcpy(before, ptr, len);
-    for (i = 0; i < 600; i++) {                     /* a handler that works for five minutes */
-        world_stream *stream;
-        x->now_us += 500000;
-        sim_tick(x->gateway, world_sim_ms(x));
-        for (stream = x->streams; stream; stream = stream->next) world_carry(stream);
-        gw_tend(x->gw);
-    }
+    tend_on(x, 600, 500000);                        /* a handler that works for five minutes */
     CHECK(event->d.ptr == ptr && event->name == name);
     CHECK_BYTES(event->d.ptr, len, before, len);
     CHECK_U64(gw_u64(&event->d, "n"), 7);
@@ -525,16 +531,9 @@ static int32_t gate_that_counts(void *user, int32_t shard, uint32_t bucket)
 
 static void tend_through_a_lost_session(world *x, const gw_event *event)
 {
-    uint32_t i;
     if (event->type != GW_MESSAGE_CREATE || tended++) return;
     world_do(x, "op9 false");
-    for (i = 0; i < 300; i++) {
-        world_stream *stream;
-        x->now_us += 50000;
-        sim_tick(x->gateway, world_sim_ms(x));
-        for (stream = x->streams; stream; stream = stream->next) world_carry(stream);
-        gw_tend(x->gw);
-    }
+    tend_on(x, 300, 50000);
     CHECK_U64(gate_calls, 1);
 }
 
@@ -557,16 +556,9 @@ TEST(gate_is_asked_when_the_end_before_was_told)
 
 static void tend_through_a_cut(world *x, const gw_event *event)
 {
-    uint32_t i;
     if (event->type != GW_MESSAGE_CREATE || tended++) return;
     world_do(x, "cut");
-    for (i = 0; i < 200; i++) {
-        world_stream *stream;
-        x->now_us += 50000;
-        sim_tick(x->gateway, world_sim_ms(x));
-        for (stream = x->streams; stream; stream = stream->next) world_carry(stream);
-        gw_tend(x->gw);
-    }
+    tend_on(x, 200, 50000);
     CHECK_U64(gw_u64(&event->d, "n"), 7);
     CHECK_TEXT(event->name, "MESSAGE_CREATE");
     CHECK_U64(sim_get_stats(x->gateway)->resumes, 1);               /* it reconnected meanwhile */
