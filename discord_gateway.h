@@ -1916,29 +1916,34 @@ typedef struct gw__logger {
 
 #define GW__REDACT_FROM 8u      /* characters: so much of a token tells that it is one */
 
+/* How much of the secret stands here; 0: less than tells that it is one. */
+static size_t gw__text_secret_here(const char *text, const char *secret, size_t len)
+{
+    size_t same = 0;
+    while (same < len && text[same] == secret[same]) same++;
+    return same >= GW__MIN(len, GW__REDACT_FROM) ? same : 0;
+}
+
 /* Overwrites every occurrence of the secret, since a server may send back what we sent it; also
  * what a cut has left of one. */
 static void gw__text_redact(char *text, const char *secret)
 {
-    size_t len = secret ? strlen(secret) : 0, least = GW__MIN(len, GW__REDACT_FROM), same;
+    size_t len = secret ? strlen(secret) : 0, here;
     if (len < 4) return;
     while (*text) {
-        for (same = 0; same < len && text[same] == secret[same]; same++) { }
-        if (same >= least) memset(text, '*', same);
-        text += same >= least ? same : 1;
+        here = gw__text_secret_here(text, secret, len);
+        memset(text, '*', here);
+        text += here ? here : 1;
     }
 }
 
 /* Would it find one? */
 static int gw__text_shows(const char *text, const char *secret)
 {
-    size_t len = secret ? strlen(secret) : 0, least = GW__MIN(len, GW__REDACT_FROM), same;
+    size_t len = secret ? strlen(secret) : 0;
     if (len < 4) return 0;
-    for (; *text; text++) {
-        for (same = 0; same < least && text[same] == secret[same]; same++) { }
-        if (same == least) return 1;
-    }
-    return 0;
+    while (*text && !gw__text_secret_here(text, secret, len)) text++;
+    return *text != 0;
 }
 
 static void gw__log(gw__logger *logger, uint32_t level, int32_t shard, const char *format, ...)
