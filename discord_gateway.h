@@ -5666,10 +5666,14 @@ static void gw__ws_enter_frame(gw__ws *ws)
 static size_t gw__ws_take_header(gw__ws *ws, const uint8_t *bytes, size_t len)
 {
     size_t taken = 0;
-    while (taken < len && ws->header_len < gw__ws_header_want(ws)) {
-        const char *why;
-        ws->header[ws->header_len++] = bytes[taken++];
-        why = ws->header_len == 2 ? gw__ws_header_fault(ws) : NULL;
+    uint32_t want;
+    while (taken < len && ws->header_len < (want = gw__ws_header_want(ws))) {
+        const char *why = NULL;
+        size_t part = GW__MIN(want - ws->header_len, len - taken);
+        memcpy(ws->header + ws->header_len, bytes + taken, part);
+        ws->header_len += (uint32_t)part;
+        taken += part;
+        if (want == 2 && ws->header_len == 2) why = gw__ws_header_fault(ws);
         if (why) {
             gw__ws_break(ws, 1002, why);
             return taken;
@@ -6591,6 +6595,12 @@ static const char *gw__json_scan_objection(const gw__json_scan *scan, char first
     return "a key of the payload has no value";
 }
 
+static void gw__json_scan_enter_nest(gw__json_scan *scan)
+{
+    scan->place = GW__JSON_IN_NEST;
+    memset(&scan->nest, 0, sizeof scan->nest);
+}
+
 static gw__json_found gw__json_scan_value(gw__json_scan *scan, char first, size_t *used)
 {
     const char *objection = gw__json_scan_objection(scan, first);
@@ -6605,8 +6615,7 @@ static gw__json_found gw__json_scan_value(gw__json_scan *scan, char first, size_
         if (scan->field == GW__JSON_FIELD_T) scan->name[scan->name_len = 0] = 0;
         *used = 1;
     } else if (first == '{' || first == '[') {
-        scan->place = GW__JSON_IN_NEST;
-        memset(&scan->nest, 0, sizeof scan->nest);
+        gw__json_scan_enter_nest(scan);
     } else {
         scan->place = GW__JSON_IN_BARE;
         scan->integer = scan->no_integer = 0;
@@ -6759,28 +6768,30 @@ static gw__json_found gw__json_scan_step(gw__json_scan *scan, const char *bytes,
 }
 
 /* The beginning of a payload as Discord mostly writes it, in one go: {"t":"NAME","s":1,"op":0,"d":
- * and then an object. 1: the scan stands before d, as if it had gone there by itself, and `used`
- * bytes are done. 0: nothing has happened; whatever it is, gw__json_scan_next() reads it. */
+ * and then an object. 1: the scan stands before d, as if it had gone there by itself and D_BEGIN had
+ * been given, and `used` bytes are done. 0: nothing has happened; whatever it is,
+ * gw__json_scan_next() reads it. */
 static int gw__json_scan_usual(gw__json_scan *scan, const uint8_t *bytes, size_t len, size_t *used)
 {
     static const char begin[] = "{\"t\":\"", seq[] = "\",\"s\":", rest[] = ",\"op\":0,\"d\":{";
     const char *text = (const char *)bytes;
     size_t at = sizeof begin - 1, name_len, digits = 0;
+    uint64_t number = 0;
     if (len < GW__NAME_MAX + 64 || memcmp(text, begin, at) != 0) return 0;
     name_len = gw__json_plain_len(text + at, GW__NAME_MAX - 1);
     if (memcmp(text + at + name_len, seq, sizeof seq - 1) != 0) return 0;
     memcpy(scan->name, text + at, name_len);
     at += name_len + sizeof seq - 1;
-    while (digits < 19 && gw__json_is_digit(text[at + digits])) digits++;
+    for (; digits < 19 && gw__json_is_digit(text[at + digits]); digits++)
+        number = number * 10 + (uint64_t)(text[at + digits] - '0');
     if (digits == 0 || (text[at] == '0' && digits > 1)) return 0;
     if (memcmp(text + at + digits, rest, sizeof rest - 1) != 0) return 0;
-    gw__text_to_u64(text + at, digits, &scan->seq);
     scan->name[name_len] = 0;
     scan->name_len = name_len;
-    scan->op = 0;
+    scan->seq = number;
     scan->has_name = scan->has_seq = scan->has_op = scan->d_begun = 1;
-    scan->place = GW__JSON_AT_VALUE;
     scan->field = GW__JSON_FIELD_D;
+    gw__json_scan_enter_nest(scan);
     *used = at + digits + sizeof rest - 2;
     return 1;
 }
@@ -9093,7 +9104,8 @@ typedef struct gw__shard {
     gw__ws ws;
     uint8_t nonce[16];
     gw__json_scan scan;
-    gw__buf payload;                    /* d of the message that comes in */
+    uint32_t type;                      /* of the message that comes in, by its t */
+    gw__buf payload;                    /* ... its d */
     uint32_t in_d, dropping, oversize, unwanted, broken;
     uint32_t in_message;                /* its end has not come */
     uint64_t heard_ms;                  /* when the last bytes came */
@@ -9922,6 +9934,7 @@ static void gw__shard_begin_message(gw__shard *shard)
 {
     gw__json_scan_begin(&shard->scan);
     gw__buf_clear(&shard->payload);
+    shard->type = 0;
     shard->in_d = shard->dropping = shard->oversize = shard->unwanted = shard->broken = 0;
     shard->message_bytes = shard->progress_bytes = shard->progress_ms = 0;
 }
@@ -9936,14 +9949,17 @@ static void gw__shard_drop_rest(gw__shard *shard)
     gw__ws_skip_message(&shard->ws);
 }
 
+static void gw__shard_on_name(gw__shard *shard)
+{
+    shard->type = gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len);
+}
+
 static void gw__shard_on_d_begin(gw__shard *shard)
 {
-    uint32_t type;
     shard->in_d = 1;
     gw__buf_clear(&shard->payload);         /* of two keys "d" the last one counts */
     if (!shard->scan.has_name || !shard->scan.has_op || shard->scan.op != GW__OP_DISPATCH) return;
-    type = gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len);
-    if (gw__shard_wants(shard, type) || gw__shard_needs(shard, type)) return;
+    if (gw__shard_wants(shard, shard->type) || gw__shard_needs(shard, shard->type)) return;
     shard->unwanted = 1;
     gw__shard_drop_rest(shard);
 }
@@ -9970,6 +9986,7 @@ static void gw__shard_on_bytes(gw__shard *shard, const uint8_t *bytes, size_t le
         shard->message_bytes = len;
         bytes += used;
         len -= used;
+        gw__shard_on_name(shard);
         gw__shard_on_d_begin(shard);
     } else {
         shard->message_bytes += len;
@@ -9979,6 +9996,7 @@ static void gw__shard_on_bytes(gw__shard *shard, const uint8_t *bytes, size_t le
         if (shard->in_d) gw__shard_store(shard, bytes, used);
         bytes += used;
         len -= used;
+        if (found == GW__JSON_NAME) gw__shard_on_name(shard);
         if (found == GW__JSON_D_BEGIN) gw__shard_on_d_begin(shard);
         if (found == GW__JSON_D_END) shard->in_d = 0;
         if (found == GW__JSON_BROKEN) shard->broken = 1;
@@ -10216,7 +10234,8 @@ static gw__step gw__shard_on_message(gw__shard *shard, uint64_t now_us)
     payload.seq = shard->scan.seq;
     payload.has_seq = shard->scan.has_seq;
     payload.d_is_lost = shard->oversize;
-    payload.type = gw__names_find(&shard->shared->names, shard->scan.name, shard->scan.name_len);
+    /* of two keys "t", null may be the last */
+    payload.type = shard->scan.has_name ? shard->type : (uint32_t)GW_UNKNOWN_DISPATCH;
     if (!shard->oversize && !shard->unwanted && shard->scan.has_d) {
         payload.d.ptr = (const char *)gw__buf_data(&shard->payload);
         payload.d.len = gw__buf_len(&shard->payload);
@@ -10556,6 +10575,18 @@ static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
     if (gw__shard_is_open(shard) && shard->beat_is_owed)
         next_ms = GW__MIN(next_ms, gw__send_place_ms(&shard->send));
     return GW__MIN(next_ms, gw__shard_pump_ms(shard, now_ms));
+}
+
+/* LIVE, with nothing to send, to tell or to judge: a step that read has changed neither what the pump
+ * has to do nor, but to a later time, when. */
+static int gw__shard_is_quiet(const gw__shard *shard)
+{
+    const gw__link *link = &shard->link;
+    const gw__send *send = &shard->send;
+    return shard->state == GW__LIVE && !gw__buf_len(&link->out) && !link->full &&
+           !link->write_failed && !shard->session.suspect_ms && !shard->probe_deadline_is_set &&
+           !shard->beat_is_owed && !shard->stop_to_tell && !send->oldest && !send->to_tell &&
+           !send->presence_waits && !send->has_written;
 }
 
 /* ---- by the caller ---- */
@@ -11432,7 +11463,7 @@ static void gw__client_let_go(gw_client *gw)
 {
     gw__shard *shard = gw->hand_shard;
     gw__mem_free(&gw->shared.mem, gw->notice.text, gw->notice.text_bytes);
-    memset(&gw->notice, 0, sizeof gw->notice);
+    gw->notice.text = NULL;
     gw->hand_shard = NULL;
     gw__client_take_back_buffer(gw, shard);
     if (gw->shared.mem.block) gw__json_index_free(&gw->index);
@@ -11499,7 +11530,8 @@ static void gw__client_judge(gw_client *gw, gw__shard *shard, uint64_t now_us)
     if (shard->state != before) gw__client_push_ready(gw, shard);
 }
 
-/* One step of the shard whose turn it is. 1: it has an event; *out is the shard. */
+/* One step of the shard whose turn it is. 1: it has an event; *out is the shard. One that is quiet and
+ * has its next turn waits for that with all else. */
 static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
 {
     gw__shard *shard = gw__client_pop_ready(gw);
@@ -11512,8 +11544,10 @@ static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
         else gw__client_push_ready(gw, shard);
     }
     if (step == GW__STEP_IDLE) gw__client_judge(gw, shard, now_us);
-    gw__shard_pump(shard, now_us / 1000u);
-    gw__client_settle(gw, shard, now_us / 1000u);
+    if (!shard->in_ready || !gw__shard_is_quiet(shard)) {
+        gw__shard_pump(shard, now_us / 1000u);
+        gw__client_settle(gw, shard, now_us / 1000u);
+    }
     return step == GW__STEP_EVENT && gw__shard_may_hand_out(shard);
 }
 
