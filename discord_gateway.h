@@ -6252,8 +6252,9 @@ static size_t gw__json_bare_len(const char *text, size_t len)
 /* A nest: an object or array, passed over by counting its brackets. One count takes the place of a
  * stack, so ten million levels cost no memory: "[}" passes, but nothing that does not close. */
 typedef struct gw__json_nest {
-    uint64_t depth;             /* brackets that are open */
-    uint32_t in_string, escaped;
+    uint32_t in_string;
+    uint64_t depth;             /* brackets that are open; between the two, or GCC makes one vector of them */
+    uint32_t escaped;
     const char *why;            /* after -1 */
 } gw__json_nest;
 
@@ -6404,54 +6405,59 @@ typedef struct gw__json_machine {
     int counts_bits;
 } gw__json_machine;
 
-/* The next block, of which the first `part` bytes count, as gw__json_nest_push_plain() reads it:
- * that does so where a block is unusual, with a control byte or a backslash outside of strings. */
+/* The next block, of which the last `part` bytes count, as gw__json_nest_push_plain() reads it: that
+ * does so where a block is unusual, with a control byte or a backslash outside of strings. */
 static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t part,
                                           size_t *used, const gw__json_machine *machine)
 {
     gw__json_block block;
-    uint64_t escaped = nest->escaped, depth = nest->depth, inside, brackets, closes;
+    size_t skip = GW__JSON_BLOCK - part;
+    uint64_t escaped = nest->escaped, depth = nest->depth, inside, open, close, brackets, closes;
     machine->read(&block, bytes);
+    block.backslash >>= skip;
     if (block.backslash) escaped = gw__json_block_escaped(block.backslash, escaped);
-    inside = machine->parity(block.quote & ~escaped) ^ (0 - (uint64_t)nest->in_string);
-    if (block.has_control || block.backslash & ~inside)
-        return gw__json_nest_push_plain(nest, bytes, part, used);
-    brackets = (block.open | block.close) & ~inside;
-    closes = machine->counts_bits ? (uint64_t)__builtin_popcountll(block.close & ~inside) : depth;
+    inside = machine->parity(block.quote >> skip & ~escaped) ^ (0 - (uint64_t)nest->in_string);
+    if (block.has_control || block.backslash & ~inside) {
+        gw__json_nest now = *nest;
+        int closed = gw__json_nest_push_plain(&now, bytes + skip, part, used);
+        *nest = now;
+        return closed;
+    }
+    open = block.open >> skip & ~inside;
+    close = block.close >> skip & ~inside;
+    brackets = open | close;
+    closes = machine->counts_bits ? (uint64_t)__builtin_popcountll(close) : depth;
     if (closes < depth) {               /* in whatever order, they leave the nest open */
-        depth += (uint64_t)__builtin_popcountll(block.open & ~inside) - closes;
+        depth += (uint64_t)__builtin_popcountll(open) - closes;
         brackets = 0;
     }
     for (; brackets; brackets &= brackets - 1) {
-        depth += block.open & brackets & (0 - brackets) ? 1 : ~(uint64_t)0;
+        depth += open & brackets & (0 - brackets) ? 1 : ~(uint64_t)0;
         if (depth) continue;
         *used = (size_t)__builtin_ctzll(brackets) + 1;
         return 1;
     }
     nest->depth = depth;
-    nest->in_string = (uint32_t)(inside >> (part - 1) & 1u);
+    nest->in_string = (uint32_t)(inside >> 63);
     nest->escaped = (uint32_t)((block.backslash & ~escaped) >> (part - 1) & 1u);
     return 0;
 }
 
-/* The last block is filled up with blanks, which mean nothing anywhere. */
+/* The last block is read with bytes before it, that count no more. */
 static GW__ALWAYS int gw__json_nest_blocks(gw__json_nest *nest, const char *bytes, size_t len,
                                            size_t *used, const gw__json_machine *machine)
 {
-    char last[GW__JSON_BLOCK];
-    size_t at = 0, took;
+    gw__json_nest now = *nest;
+    size_t at = 0, took = 0;
     int closed = 0;
     for (; len - at >= GW__JSON_BLOCK; at += GW__JSON_BLOCK) {
-        closed = gw__json_nest_block(nest, bytes + at, GW__JSON_BLOCK, &took, machine);
+        closed = gw__json_nest_block(&now, bytes + at, GW__JSON_BLOCK, &took, machine);
         if (closed) break;
     }
-    if (!closed) {
-        took = len - at;
-        memset(last, ' ', sizeof last);
-        memcpy(last, bytes + at, took);
-        if (took) closed = gw__json_nest_block(nest, last, took, &took, machine);
-    }
+    if (!closed && at < len)
+        closed = gw__json_nest_block(&now, bytes + len - GW__JSON_BLOCK, len - at, &took, machine);
     *used = closed ? at + took : len;
+    *nest = now;
     return closed;
 }
 
@@ -6471,6 +6477,7 @@ static int gw__json_nest_push_sse2(gw__json_nest *nest, const char *bytes, size_
 
 static int gw__json_nest_push(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
 {
+    if (len < GW__JSON_BLOCK) return gw__json_nest_push_plain(nest, bytes, len, used);
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("pclmul") &&
         __builtin_cpu_supports("popcnt"))
         return gw__json_nest_push_avx2(nest, bytes, len, used);
