@@ -5665,27 +5665,25 @@ static void gw__ws_enter_frame(gw__ws *ws)
 /* Takes header bytes; when they are all there, the part has changed. */
 static size_t gw__ws_take_header(gw__ws *ws, const uint8_t *bytes, size_t len)
 {
-    size_t taken = 0;
-    uint32_t want;
-    while (taken < len && ws->header_len < (want = gw__ws_header_want(ws))) {
-        const char *why = NULL;
-        size_t part = GW__MIN(want - ws->header_len, len - taken);
-        memcpy(ws->header + ws->header_len, bytes + taken, part);
-        ws->header_len += (uint32_t)part;
-        taken += part;
-        if (want == 2 && ws->header_len == 2) why = gw__ws_header_fault(ws);
-        if (why) {
-            gw__ws_break(ws, 1002, why);
-            return taken;
-        }
+    uint32_t had = ws->header_len, want;
+    size_t part = GW__MIN(sizeof ws->header - had, len);
+    const char *why;
+    memcpy(ws->header + had, bytes, part);          /* perhaps more than is the header's */
+    ws->header_len += (uint32_t)part;
+    why = had < 2 && ws->header_len >= 2 ? gw__ws_header_fault(ws) : NULL;
+    if (why) {
+        gw__ws_break(ws, 1002, why);
+        return 2 - had;
     }
-    if (ws->header_len < gw__ws_header_want(ws)) return taken;
+    want = gw__ws_header_want(ws);
+    if (ws->header_len < want) return part;
+    ws->header_len = want;
     if (gw__ws_read_length(ws))
         gw__ws_enter_frame(ws);
     else
         gw__ws_break(ws, 1002, "a length above 2^63 or not in its shortest form "
                                "(RFC 6455 section 5.2)");
-    return taken;
+    return want - had;
 }
 
 /* -- payloads -- */
