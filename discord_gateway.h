@@ -5777,10 +5777,11 @@ static gw__ws_found gw__ws_next_unchecked(gw__ws *ws, const uint8_t *bytes, size
 }
 
 /* DATA or BROKEN. Text is checked as it arrives, so that a bad byte at the front of 64 MiB is not
- * waited for: section 8.1. */
-static gw__ws_found gw__ws_check(gw__ws *ws, const gw__ws_piece *piece)
+ * waited for: section 8.1. Who has read it may know that it is ASCII. */
+static gw__ws_found gw__ws_check(gw__ws *ws, const gw__ws_piece *piece, int is_ascii)
 {
     if (piece->opcode != GW__WS_TEXT || ws->message_skipped) return GW__WS_DATA;
+    if (is_ascii && gw__utf8_whole(&ws->utf8)) return GW__WS_DATA;
     if (gw__utf8_push(&ws->utf8, piece->bytes, piece->len) &&
         (!piece->ends_message || gw__utf8_whole(&ws->utf8))) return GW__WS_DATA;
     return gw__ws_break(ws, 1007, "text that is not UTF-8 (RFC 6455 section 8.1)");
@@ -5791,7 +5792,7 @@ static gw__ws_found gw__ws_next(gw__ws *ws, const uint8_t *bytes, size_t len, si
                                 gw__ws_piece *piece)
 {
     gw__ws_found found = gw__ws_next_unchecked(ws, bytes, len, used, piece);
-    return found == GW__WS_DATA ? gw__ws_check(ws, piece) : found;
+    return found == GW__WS_DATA ? gw__ws_check(ws, piece, 0) : found;
 }
 
 /* -- the way out -- */
@@ -6253,6 +6254,7 @@ typedef struct gw__json_nest {
     uint32_t in_string;
     uint64_t depth;             /* brackets that are open; between the two, or GCC makes one vector of them */
     uint32_t escaped;
+    uint32_t is_text;           /* what was pushed last may hold more than ASCII */
     const char *why;            /* after -1 */
 } gw__json_nest;
 
@@ -6286,6 +6288,7 @@ static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size
 {
     size_t at = 0, took;
     int closed = 0;
+    nest->is_text = 1;
     while (at < len && !closed) {
         if (nest->in_string) {
             int fine = gw__json_nest_string(nest, bytes + at, len - at, &took);
@@ -6316,6 +6319,7 @@ static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size
 typedef struct gw__json_block {
     uint64_t quote, backslash, open, close;
     uint32_t has_control;       /* a byte below 0x20 is in it */
+    uint32_t is_text;           /* ... one above 0x7F */
 } gw__json_block;
 
 static GW__ALWAYS uint64_t gw__json_bits_sse2(__m128i bytes, char byte)
@@ -6326,19 +6330,21 @@ static GW__ALWAYS uint64_t gw__json_bits_sse2(__m128i bytes, char byte)
 /* '[' and '{' differ in the bit 0x20, as do ']' and '}'. */
 static GW__ALWAYS void gw__json_block_sse2(gw__json_block *block, const char *bytes)
 {
-    __m128i least = _mm_set1_epi8(0x20);
+    __m128i least = _mm_set1_epi8(0x20), all = _mm_setzero_si128();
     uint32_t i;
     memset(block, 0, sizeof *block);
     for (i = 0; i < GW__JSON_BLOCK; i += 16) {
         __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(bytes + i));
         __m128i folded = _mm_or_si128(v, _mm_set1_epi8(0x20));
         least = _mm_min_epu8(least, v);
+        all = _mm_or_si128(all, v);
         block->quote |= gw__json_bits_sse2(v, '"') << i;
         block->backslash |= gw__json_bits_sse2(v, '\\') << i;
         block->open |= gw__json_bits_sse2(folded, '{') << i;
         block->close |= gw__json_bits_sse2(folded, '}') << i;
     }
     block->has_control = gw__json_bits_sse2(least, 0x20) != 0xFFFF;
+    block->is_text = (uint32_t)_mm_movemask_epi8(all);
 }
 
 GW__AVX2 static GW__ALWAYS uint64_t gw__json_bits_avx2(__m256i low, __m256i high, char byte)
@@ -6358,6 +6364,7 @@ GW__AVX2 static GW__ALWAYS void gw__json_block_avx2(gw__json_block *block, const
     block->quote = gw__json_bits_avx2(low, high, '"');
     block->backslash = gw__json_bits_avx2(low, high, '\\');
     block->has_control = _mm256_movemask_epi8(_mm256_cmpeq_epi8(least, space)) != -1;
+    block->is_text = (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(low, high));
     low = _mm256_or_si256(low, space);
     high = _mm256_or_si256(high, space);
     block->open = gw__json_bits_avx2(low, high, '{');
@@ -6412,6 +6419,7 @@ static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes
     size_t skip = GW__JSON_BLOCK - part;
     uint64_t escaped = nest->escaped, depth = nest->depth, inside, open, close, brackets, closes;
     machine->read(&block, bytes);
+    nest->is_text |= block.is_text;
     block.backslash >>= skip;
     if (block.backslash) escaped = gw__json_block_escaped(block.backslash, escaped);
     inside = machine->parity(block.quote >> skip & ~escaped) ^ (0 - (uint64_t)nest->in_string);
@@ -6448,6 +6456,7 @@ static GW__ALWAYS int gw__json_nest_blocks(gw__json_nest *nest, const char *byte
     gw__json_nest now = *nest;
     size_t at = 0, took = 0;
     int closed = 0;
+    now.is_text = 0;
     for (; len - at >= GW__JSON_BLOCK; at += GW__JSON_BLOCK) {
         closed = gw__json_nest_block(&now, bytes + at, GW__JSON_BLOCK, &took, machine);
         if (closed) break;
@@ -6519,21 +6528,29 @@ typedef struct gw__json_scan {
     uint32_t place;             /* enum gw__json_place */
     uint32_t field;             /* enum gw__json_field: whose value comes or is in hand */
     uint32_t d_begun;           /* D_BEGIN was given for the value in hand */
+    uint32_t is_text;           /* of what was used since it was cleared, something may not be ASCII */
     char key[4];                /* decoded; none of ours is longer */
     size_t key_len;
     uint64_t integer;           /* of a bare value: its number ... */
     uint32_t no_integer;        /* ... unless it is none, or does not fit */
     gw__json_decoder decoder;
-    char name[GW__NAME_MAX];    /* t, decoded, 0-terminated; from here on nothing is cleared */
+    char name[GW__NAME_MAX];    /* t, decoded, 0-terminated */
     gw__json_bare bare;
     gw__json_nest nest;
 } gw__json_scan;
 
 static void gw__json_scan_begin(gw__json_scan *scan)
 {
-    memset(scan, 0, offsetof(gw__json_scan, name));
+    scan->has_op = scan->has_seq = scan->has_name = scan->has_d = 0;
+    scan->op = scan->seq = 0;
     scan->name[0] = 0;
+    scan->name_len = 0;
     scan->why = "";
+    scan->place = GW__JSON_AT_OPENING;
+    scan->field = GW__JSON_OTHER;
+    scan->d_begun = 0;
+    memset(&scan->decoder, 0, sizeof scan->decoder);
+    scan->bare.word = NULL;
 }
 
 static gw__json_found gw__json_scan_fault(gw__json_scan *scan, const char *why)
@@ -6700,6 +6717,7 @@ static gw__json_found gw__json_scan_string(gw__json_scan *scan, const char *byte
 {
     char decoded[GW__JSON_DECODED_MAX];
     int count;
+    scan->is_text = 1;
     if (gw__json_decoder_is_idle(&scan->decoder)) {
         *used = gw__json_plain_len(bytes, len);
         gw__json_scan_keep(scan, bytes, *used);
@@ -6747,7 +6765,9 @@ static gw__json_found gw__json_scan_bare(gw__json_scan *scan, const char *bytes,
 static gw__json_found gw__json_scan_nest(gw__json_scan *scan, const char *bytes, size_t len,
                                          size_t *used)
 {
-    switch (gw__json_nest_push(&scan->nest, bytes, len, used)) {
+    int closed = gw__json_nest_push(&scan->nest, bytes, len, used);
+    scan->is_text |= scan->nest.is_text;
+    switch (closed) {
     case 0: return GW__JSON_NEED_MORE;
     case 1: return gw__json_scan_value_end(scan);
     }
@@ -9982,17 +10002,19 @@ static void gw__shard_store(gw__shard *shard, const uint8_t *bytes, size_t len)
     gw__shard_drop_rest(shard);
 }
 
-/* Scans a piece and stores what belongs to d. */
-static void gw__shard_on_bytes(gw__shard *shard, const uint8_t *bytes, size_t len)
+/* Scans a piece and stores what belongs to d. 1: it was seen to be ASCII. */
+static int gw__shard_on_bytes(gw__shard *shard, const uint8_t *bytes, size_t len)
 {
     size_t used;
     gw__json_found found = GW__JSON_NEED_MORE;
+    shard->scan.is_text = 0;
     if (shard->message_bytes == 0 && gw__json_scan_usual(&shard->scan, bytes, len, &used)) {
         shard->message_bytes = len;
         bytes += used;
         len -= used;
         gw__shard_on_name(shard);
         gw__shard_on_d_begin(shard);
+        shard->scan.is_text = shard->type == GW_UNKNOWN_DISPATCH;       /* its name may be anything */
     } else {
         shard->message_bytes += len;
     }
@@ -10007,13 +10029,13 @@ static void gw__shard_on_bytes(gw__shard *shard, const uint8_t *bytes, size_t le
         if (found == GW__JSON_BROKEN) shard->broken = 1;
         if (found == GW__JSON_NEED_MORE) break;
     }
+    return len == 0 && !shard->scan.is_text;
 }
 
 /* ---- a message, whole ---- */
 static void gw__shard_deliver(gw__shard *shard, const gw__payload *payload, uint64_t now_ms)
 {
-    gw_event *event = &shard->event;
-    memset(event, 0, sizeof *event);
+    gw_event *event = &shard->event;        /* what no dispatch has in it is 0 from the beginning */
     event->type = payload->type;
     event->shard = shard->id;
     if (!payload->type) gw__text_redact(shard->scan.name, shard->shared->identity.token);
@@ -10339,9 +10361,9 @@ static gw__step gw__shard_on_data(gw__shard *shard, const gw__ws_piece *piece, s
     if (piece->begins_message) gw__shard_begin_message(shard);
     shard->in_message = !piece->ends_message;
     if (piece->opcode == GW__WS_TEXT) {
-        gw__shard_on_bytes(shard, piece->bytes, piece->len);
+        int is_ascii = gw__shard_on_bytes(shard, piece->bytes, piece->len);
         gw__shard_note_progress(shard);
-        if (!shard->dropping) found = gw__ws_check(&shard->ws, piece);
+        if (!shard->dropping) found = gw__ws_check(&shard->ws, piece, is_ascii);
     }
     gw__link_take(&shard->link, used);
     if (found == GW__WS_BROKEN) return gw__shard_on_broken(shard, now_us / 1000u);
