@@ -1667,6 +1667,24 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
     return 1;
 }
 
+#define GW__EXPECT_FACTOR 16u
+
+/* So many bytes are to come behind the content, if the peer keeps his word. Room for a large payload
+ * is asked for at once, not by doubling, when it is no more than so many times what there is: who
+ * only promises gets no more of our memory. Without it all goes on as it would have. */
+static void gw__buf_expect(gw__buf *buf, uint64_t more)
+{
+    size_t len = gw__buf_len(buf), all;
+    void *grown;
+    if (more > buf->max - len || buf->begin) return;
+    all = len + (size_t)more;
+    if (all <= GW__MAX(buf->cap, 65536u) || all / GW__EXPECT_FACTOR > buf->cap) return;
+    grown = gw__buf_grow(buf, all);
+    if (!grown) return;
+    buf->bytes = (uint8_t *)grown;
+    buf->cap = all;
+}
+
 static int gw__buf_append(gw__buf *buf, const void *bytes, size_t len)
 {
     if (!gw__buf_reserve(buf, len)) return 0;
@@ -6620,7 +6638,8 @@ static const char *gw__json_scan_objection(const gw__json_scan *scan, char first
 static void gw__json_scan_enter_nest(gw__json_scan *scan)
 {
     scan->place = GW__JSON_IN_NEST;
-    memset(&scan->nest, 0, sizeof scan->nest);
+    scan->nest.depth = 0;
+    scan->nest.in_string = scan->nest.escaped = 0;
 }
 
 static gw__json_found gw__json_scan_value(gw__json_scan *scan, char first, size_t *used)
@@ -9996,6 +10015,7 @@ static void gw__shard_store(gw__shard *shard, const uint8_t *bytes, size_t len)
     if (shared->mem.block && !shard->payload.bytes)
         /* once; growing would need both */
         gw__buf_reserve(&shard->payload, shard->payload.max);
+    if (!shared->mem.block) gw__buf_expect(&shard->payload, len + shard->ws.payload_left);
     if (gw__buf_append(&shard->payload, bytes, len)) return;
     shard->oversize = 1;
     gw__buf_free(&shard->payload);
