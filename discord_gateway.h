@@ -6377,16 +6377,20 @@ GW__AVX2 static GW__ALWAYS void gw__json_block_avx2(gw__json_block *block, const
 {
     __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)bytes);
     __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(bytes + 32));
-    __m256i space = _mm256_set1_epi8(0x20);
+    __m256i space = _mm256_set1_epi8(0x20), backslash = _mm256_set1_epi8('\\');
     __m256i least = _mm256_min_epu8(_mm256_min_epu8(low, high), space);
+    __m256i no_control = _mm256_cmpeq_epi8(least, space);
+    __m256i escape = _mm256_or_si256(_mm256_cmpeq_epi8(low, backslash),
+                                     _mm256_cmpeq_epi8(high, backslash));
+    __m256i folded_low = _mm256_or_si256(low, space), folded_high = _mm256_or_si256(high, space);
     block->quote = gw__json_bits_avx2(low, high, '"');
-    block->backslash = gw__json_bits_avx2(low, high, '\\');
-    block->has_control = _mm256_movemask_epi8(_mm256_cmpeq_epi8(least, space)) != -1;
+    block->open = gw__json_bits_avx2(folded_low, folded_high, '{');
+    block->close = gw__json_bits_avx2(folded_low, folded_high, '}');
     block->is_text = (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(low, high));
-    low = _mm256_or_si256(low, space);
-    high = _mm256_or_si256(high, space);
-    block->open = gw__json_bits_avx2(low, high, '{');
-    block->close = gw__json_bits_avx2(low, high, '}');
+    block->backslash = block->has_control = 0;
+    if (_mm256_movemask_epi8(_mm256_andnot_si256(escape, no_control)) == -1) return;    /* as most have */
+    block->backslash = gw__json_bits_avx2(low, high, '\\');
+    block->has_control = _mm256_movemask_epi8(no_control) != -1;
 }
 
 /* Bytes that stand behind a backslash which is not itself escaped; before: 1 if the first byte
