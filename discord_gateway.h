@@ -5055,6 +5055,8 @@ typedef enum gw__link_state {
 
 #define GW__READ_AHEAD_BYTES 32768u     /* one recv() brings many records */
 #define GW__READ_AHEAD_SMALL 1024u      /* ... out of a fixed block */
+#define GW__DIRECT_MIN 4096u            /* a copy of so much costs more than a system call */
+#define GW__RECORD_HEADER 5u
 #define GW__LINK_OUT_MAX (64u * 1024u * 1024u)
 #define GW__HANDSHAKE_SLICE 512u        /* so that one step holds one public-key operation or two */
 
@@ -5070,6 +5072,7 @@ typedef struct gw__link {
     gw__buf out;                /* plain bytes that wait to be sent */
     gw__fault fault;
     uint32_t readable;          /* 1: a read may bring something; 0: it would block */
+    uint32_t is_direct;         /* the last recv() went right into TLS */
     uint32_t peer_ended;        /* the peer sends no more */
     /* it takes no more; what it sent before may say why, so that is read */
     uint32_t write_failed;
@@ -5242,10 +5245,9 @@ static int gw__link_waits_for_room(gw__link *link)
     return link->full && gw__link_is_choked(link);
 }
 
-static int gw__link_room(const gw__link *link, size_t *bytes)
+static size_t gw__link_ahead(const gw__link *link)
 {
-    *bytes = link->net->mem->block ? GW__READ_AHEAD_SMALL : GW__READ_AHEAD_BYTES;
-    return gw__buf_len(&link->wire) < *bytes;
+    return link->net->mem->block ? GW__READ_AHEAD_SMALL : GW__READ_AHEAD_BYTES;
 }
 
 /* All was read that the poller told of: the buffers for it go back. */
@@ -5256,13 +5258,26 @@ static void gw__link_rest(gw__link *link)
     if (link->tls) gw__tls_rest(link->tls);
 }
 
-/* One recv() into the read-ahead. One that does not fill it leaves nothing behind, so far as a
- * socket goes. */
+/* Where the next recv() goes: a long rest of a record right to where TLS wants it, then the header of
+ * the next one alone, so that its rest can go there too; all else into the read-ahead. */
+static uint8_t *gw__link_room(gw__link *link, size_t *cap)
+{
+    uint32_t was_direct = link->is_direct;
+    uint8_t *room = NULL;
+    if (link->tls && link->state == GW__LINK_OPEN) room = gw__tls_wire_in(link->tls, cap);
+    link->is_direct = room && *cap >= GW__DIRECT_MIN;
+    if (link->is_direct) return room;
+    *cap = was_direct ? GW__RECORD_HEADER : gw__link_ahead(link);
+    return link->wire.bytes + link->wire.end;
+}
+
+/* One recv(). One that does not fill its room leaves nothing behind, so far as a socket goes. */
 static void gw__link_receive(gw__link *link)
 {
-    size_t ahead;
+    size_t ahead = gw__link_ahead(link), cap;
+    uint8_t *room;
     int32_t got;
-    if (!link->readable || link->peer_ended || !gw__link_room(link, &ahead)) return;
+    if (!link->readable || link->peer_ended) return;
     if (gw__buf_len(&link->wire)) return;       /* first use what is there */
     if (!gw__buf_reserve(&link->wire, ahead) || (link->tls && !gw__tls_wake(link->tls))) {
         gw__fault_set(&link->fault, GW_REASON_MEMORY, 0, "no memory for %u bytes to receive into",
@@ -5270,11 +5285,14 @@ static void gw__link_receive(gw__link *link)
         link->peer_ended = 1;
         return;
     }
-    got = gw__tcp_read(&link->tcp, link->net, link->wire.bytes + link->wire.end, ahead);
+    room = gw__link_room(link, &cap);
+    got = gw__tcp_read(&link->tcp, link->net, room, cap);
     if (got > 0) {
-        link->wire.end += (size_t)got;
+        if (link->is_direct) gw__tls_wire_in_done(link->tls, (size_t)got);
+        else link->wire.end += (size_t)got;
+        if (link->is_direct) link->moved += (size_t)got;
         link->bytes_in += (uint64_t)got;
-        if ((size_t)got < ahead && !link->tcp.stream) link->readable = 0;
+        if ((size_t)got < cap && !link->tcp.stream) link->readable = 0;
         return;
     }
     if (got == GW__IO_AGAIN) {
@@ -5340,7 +5358,7 @@ static const uint8_t *gw__link_peek_tls(gw__link *link, size_t *len)
         if (!link->full && gw__tls_look(link->tls) == GW__TLS_OPEN && gw__link_is_choked(link))
             gw__link_give_up(link);
     }
-    link->moved = wire_len - gw__buf_len(&link->wire);
+    link->moved += wire_len - gw__buf_len(&link->wire);
     if (!bytes) gw__link_rest(link);
     return bytes;
 }
