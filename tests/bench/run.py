@@ -259,9 +259,11 @@ def size_lines(figures):
 def idle_lines(figures):
     yield "| idle shards in one client | private KiB each | gw_stats, KiB each | idle CPU ms/s | all LIVE after s | goal |"
     yield "|--:|--:|--:|--:|--:|---|"
-    if figures.has("bare_idle"):
-        yield "| bare loop, 100 connections | %s | | | | |" % \
-            spread([value / 1024 for value in figures.series("bare_idle", "private_bytes")], "%.1f")
+    for name, words in (("bare_idle", "100"), ("bare_idle_1000", "1000")):
+        if figures.has(name):
+            yield "| bare loop, %s connections that beat | %s | | %s | | |" % (
+                words, spread([value / 1024 for value in figures.series(name, "private_bytes")], "%.1f"),
+                spread(figures.series(name, "idle_ms_per_s"), "%.2f"))
     for count in (1, 10, 100, 1000):
         name = "idle_%d" % count
         if not figures.has(name):
