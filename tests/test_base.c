@@ -983,6 +983,40 @@ TEST(buf_stays_as_it_was_when_there_is_no_memory)
     CHECK_U64(c.now + c.wrong_size, 0);
 }
 
+TEST(buf_believes_a_promise_as_far_as_it_is_kept)
+{
+    counted c;
+    gw__mem mem;
+    gw__buf buf;
+    static uint8_t bytes[70000];
+    memset(bytes, 4, sizeof bytes);
+    memset(&c, 0, sizeof c);
+    gw__mem_init(&mem, counted_alloc, &c);
+    gw__buf_init(&buf, &mem, 5000000);
+    gw__buf_expect(&buf, 4000000);                      /* nothing of it is there */
+    CHECK_U64(buf.cap, 0);
+    CHECK_EQ(gw__buf_append(&buf, bytes, 40000), 1);
+    CHECK_U64(buf.cap, 65536);
+    gw__buf_expect(&buf, 25000);                        /* small: as ever */
+    CHECK_U64(buf.cap, 65536);
+    gw__buf_expect(&buf, 65536 * 17);                   /* more than 16 times as much */
+    gw__buf_expect(&buf, 5000000);                      /* above the maximum */
+    gw__buf_expect(&buf, UINT64_MAX);
+    CHECK_U64(buf.cap, 65536);
+    c.fail_from = 1;
+    gw__buf_expect(&buf, 900000);
+    CHECK_U64(buf.cap, 65536);
+    c.fail_from = 0;
+    gw__buf_expect(&buf, 900000);
+    CHECK_U64(buf.cap, 940000);
+    CHECK_EQ(gw__buf_len(&buf), 40000);
+    CHECK_EQ(gw__buf_append(&buf, bytes, 70000), 1);
+    CHECK_U64(buf.cap, 940000);
+    CHECK(gw__buf_data(&buf)[0] == 4 && gw__buf_data(&buf)[109999] == 4);
+    gw__buf_free(&buf);
+    CHECK_U64(c.now + c.wrong_size, 0);
+}
+
 /* ---- UTF-8 ---- */
 
 /* The same thing said in another way: by code points, RFC 3629 section 3. */

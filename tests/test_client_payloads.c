@@ -250,6 +250,45 @@ TEST(client_broken_payloads_end_the_connection_and_are_never_handed_out)
     }
 }
 
+/* `bytes` stand behind `at` letters in d, or in the name; the wire gives `most` bytes at a time. */
+static void take_text(const char *name, size_t at, const char *bytes, uint32_t most, int is_fine)
+{
+    char command[1024], body[600];
+    int failures = check_failures;
+    memset(body, 'y', at);
+    snprintf(body + at, sizeof body - at, "%s%s", name ? "" : bytes, "zzzzzzzzzzzzzzzzzzzz");
+    snprintf(command, sizeof command, "raw {\"t\":\"%s\",\"s\":9,\"op\":0,\"d\":{\"a\":\"%s\"}}",
+             name ? bytes : "TYPING_START", body);
+    begin_live(NULL);
+    w.read_most = most;
+    world_do(&w, command);
+    if (is_fine) {
+        WORLD_EXPECT(&w, name ? GW_UNKNOWN_DISPATCH : GW_TYPING_START, 100);
+    } else {
+        CHECK_EQ(WORLD_EXPECT(&w, GW_DISCONNECTED, 100)->reason, GW_REASON_PROTOCOL);
+        CHECK_U64(world_count(&w, WORLD_EV("close_received"), "\"code\":1007"), 1);
+        CHECK_U64(world_count_events(&w, GW_TYPING_START), 0);
+    }
+    if (check_failures != failures) fprintf(stderr, "    %s, %u at a time\n", command, (unsigned)most);
+    world_end(&w);
+}
+
+/* The brackets' pass says where there is more than ASCII: it must not overlook any. */
+TEST(client_checks_utf8_wherever_it_stands)
+{
+    static const char *const bad[] = { "\xff", "\xc3", "\xe2\x82", "\x80", "\xed\xa0\x80", "\xf0\x9f\x98" };
+    static const char *const fine[] = { "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80" };
+    static const uint32_t most[] = { 0, 61, 7 };
+    size_t at, i;
+    for (at = 0; at < 450; at += 9) {
+        i = at / 9;
+        take_text(NULL, at, bad[i % 6], most[i / 6 % 3], 0);
+        take_text(NULL, at, fine[i % 3], most[i / 3 % 3], 1);
+    }
+    for (i = 0; i < 6; i++) take_text("", 200, bad[i], most[i % 3], 0);
+    for (i = 0; i < 3; i++) take_text("", 200, fine[i], most[i % 3], 1);
+}
+
 TEST(client_faults_deeper_inside_d_read_as_absent)
 {
     begin_live(NULL);
@@ -406,6 +445,20 @@ TEST(client_gives_the_memory_of_a_large_payload_back)
     world_do(&w, "event MESSAGE_CREATE {}");
     world_advance(&w, 1000);
     CHECK(w.live_bytes < before + 100000);
+    world_end(&w);
+}
+
+TEST(client_asks_for_no_more_memory_than_a_large_payload_needs)
+{
+    world_init(&w);
+    w.cfg.log_level = GW_LOG_DEBUG;                 /* a trace would have a copy */
+    world_begin(&w, NULL);
+    WORLD_EXPECT(&w, GW_READY, 1000);
+    w.largest_bytes = 0;
+    world_do(&w, "big 5000000");
+    WORLD_EXPECT(&w, GW_GUILD_CREATE, 1000);
+    CHECK_U64(world_last(&w, GW_GUILD_CREATE)->d_len, 5000000);
+    CHECK_U64(w.largest_bytes, 5000001);            /* with the payload's closing brace */
     world_end(&w);
 }
 

@@ -1288,6 +1288,16 @@ static uint32_t twin_random(uint32_t below)
     return (uint32_t)((uint64_t)twin_state * below >> 32);
 }
 
+static int has_high(const char *text, size_t len)
+{
+    size_t i;
+    for (i = 0; i < len; i++) if ((uint8_t)text[i] >= 0x80) return 1;
+    return 0;
+}
+
+/* How often a piece was seen to be ASCII, by the way that is used and by SSE2. */
+static uint32_t ascii_fast, ascii_third;
+
 /* The nest as all see it, in pieces that are cut alike: answer, bytes used, state. */
 static void compare_twins(const char *text, size_t len)
 {
@@ -1311,6 +1321,8 @@ static void compare_twins(const char *text, size_t len)
         third_says = gw__json_nest_push_sse2(&third, text + at, part, &third_used);
         CHECK_EQ(third_says, plain_says);
         CHECK_U64(third_used, plain_used);
+        CHECK(third.is_text || !has_high(text + at, third_used));
+        ascii_third += !third.is_text;
         if (!plain_says) CHECK_U64(third.depth * 4 + third.in_string * 2 + third.escaped,
                                    plain.depth * 4 + plain.in_string * 2 + plain.escaped);
 #endif
@@ -1318,6 +1330,8 @@ static void compare_twins(const char *text, size_t len)
             fprintf(stderr, "    %.*s\n", (int)len, text);
             return;
         }
+        CHECK(fast.is_text || !has_high(text + at, fast_used));
+        ascii_fast += !fast.is_text;
         if (plain_says) {
             if (plain_says < 0) CHECK_TEXT(fast.why, plain.why);
             return;
@@ -1346,6 +1360,9 @@ TEST(scan_by_blocks_reads_as_byte_by_byte)
         compare_twins(text, len);
         if (check_failures) return;
     }
+#ifdef GW__SIMD
+    CHECK(ascii_fast > 10000 && ascii_third > 10000);
+#endif
 }
 
 /* What is found of an envelope, with and without the short cut for the usual order. */

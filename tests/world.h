@@ -84,6 +84,7 @@ typedef struct world {
     uint32_t violations_expected;   /* of the gateway's rules */
     uint32_t any_violations;
     uint64_t allocations, live_bytes, live_blocks, fail_after;  /* fail_after: allocations that succeed; 0: all */
+    uint64_t largest_bytes;         /* of a block asked for so far */
     uint32_t bad_sizes;             /* the allocator was told a wrong old size */
     uint32_t no_random;             /* there are no random bytes */
     uint32_t own_memory;            /* cfg.memory: the allocator must not be called at all */
@@ -151,6 +152,7 @@ static inline void *world_on_alloc(void *user, void *old, size_t old_bytes, size
         return NULL;
     }
     w->allocations++;
+    if (new_bytes > w->largest_bytes) w->largest_bytes = new_bytes;
     if (w->fail_after && w->allocations > w->fail_after) return NULL;
     head = (uint64_t *)realloc(head, new_bytes + 16);
     if (!head) return NULL;

@@ -39,7 +39,7 @@ uint64_t bench_cpu_ns(void);            /* of this process, all threads */
 uint64_t bench_thread_cpu_ns(void);
 void bench_burn(uint32_t ns);
 void bench_pin(int core);
-uint64_t bench_private_bytes(void);     /* /proc/self/smaps_rollup */
+uint64_t bench_private_bytes(void);     /* written to: Private_Dirty of /proc/self/smaps_rollup */
 uint64_t bench_status_bytes(const char *field);     /* of /proc/self/status, e.g. "VmRSS:" */
 void bench_reset_peak(void);            /* of "VmHWM:" */
 void *bench_new(size_t bytes);
