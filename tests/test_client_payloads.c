@@ -253,10 +253,10 @@ TEST(client_broken_payloads_end_the_connection_and_are_never_handed_out)
 /* `bytes` stand behind `at` letters in d, or in the name; the wire gives `most` bytes at a time. */
 static void take_text(const char *name, size_t at, const char *bytes, uint32_t most, int is_fine)
 {
-    char command[1024], body[600];
+    char command[1024], body[700];
     int failures = check_failures;
     memset(body, 'y', at);
-    snprintf(body + at, sizeof body - at, "%s%s", name ? "" : bytes, "zzzzzzzzzzzzzzzzzzzz");
+    snprintf(body + at, sizeof body - at, "%s%080d", name ? "" : bytes, 0);
     snprintf(command, sizeof command, "raw {\"t\":\"%s\",\"s\":9,\"op\":0,\"d\":{\"a\":\"%s\"}}",
              name ? bytes : "TYPING_START", body);
     begin_live(NULL);
@@ -285,6 +285,8 @@ TEST(client_checks_utf8_wherever_it_stands)
         take_text(NULL, at, bad[i % 6], most[i / 6 % 3], 0);
         take_text(NULL, at, fine[i % 3], most[i / 3 % 3], 1);
     }
+    /* at one of these places the piece ends in the middle of the character, and the next is all ASCII */
+    for (at = 100; at < 200; at++) take_text(NULL, at, "\xc3", 100, 0);
     for (i = 0; i < 6; i++) take_text("", 200, bad[i], most[i % 3], 0);
     for (i = 0; i < 3; i++) take_text("", 200, fine[i], most[i % 3], 1);
 }
