@@ -6354,8 +6354,8 @@ static int gw__json_nest_push_plain(gw__json_nest *nest, const char *bytes, size
 
 typedef struct gw__json_block {
     uint64_t quote, backslash, open, close;
-    uint32_t has_control;       /* a byte below 0x20 is in it */
-    uint32_t is_text;           /* ... one above 0x7F */
+    uint64_t control;           /* bytes below 0x20 */
+    uint32_t is_text;           /* there are some above 0x7F */
 } gw__json_block;
 
 static GW__ALWAYS uint64_t gw__json_bits_sse2(__m128i bytes, char byte)
@@ -6366,20 +6366,20 @@ static GW__ALWAYS uint64_t gw__json_bits_sse2(__m128i bytes, char byte)
 /* '[' and '{' differ in the bit 0x20, as do ']' and '}'. */
 static GW__ALWAYS void gw__json_block_sse2(gw__json_block *block, const char *bytes)
 {
-    __m128i least = _mm_set1_epi8(0x20), all = _mm_setzero_si128();
+    __m128i all = _mm_setzero_si128();
     uint32_t i;
     memset(block, 0, sizeof *block);
     for (i = 0; i < GW__JSON_BLOCK; i += 16) {
         __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(bytes + i));
         __m128i folded = _mm_or_si128(v, _mm_set1_epi8(0x20));
-        least = _mm_min_epu8(least, v);
+        __m128i least = _mm_min_epu8(v, _mm_set1_epi8(0x1F));
         all = _mm_or_si128(all, v);
         block->quote |= gw__json_bits_sse2(v, '"') << i;
         block->backslash |= gw__json_bits_sse2(v, '\\') << i;
+        block->control |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(v, least)) << i;
         block->open |= gw__json_bits_sse2(folded, '{') << i;
         block->close |= gw__json_bits_sse2(folded, '}') << i;
     }
-    block->has_control = gw__json_bits_sse2(least, 0x20) != 0xFFFF;
     block->is_text = (uint32_t)_mm_movemask_epi8(all);
 }
 
@@ -6391,24 +6391,33 @@ GW__AVX2 static GW__ALWAYS uint64_t gw__json_bits_avx2(__m256i low, __m256i high
     return (uint64_t)high_bits << 32 | low_bits;
 }
 
+/* Bytes below 0x20. */
+GW__AVX2 static GW__ALWAYS uint64_t gw__json_control_avx2(__m256i low, __m256i high)
+{
+    __m256i most = _mm256_set1_epi8(0x1F);
+    low = _mm256_cmpeq_epi8(low, _mm256_min_epu8(low, most));
+    high = _mm256_cmpeq_epi8(high, _mm256_min_epu8(high, most));
+    return (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32 | (uint32_t)_mm256_movemask_epi8(low);
+}
+
 GW__AVX2 static GW__ALWAYS void gw__json_block_avx2(gw__json_block *block, const char *bytes)
 {
     __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)bytes);
     __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(bytes + 32));
     __m256i space = _mm256_set1_epi8(0x20), backslash = _mm256_set1_epi8('\\');
     __m256i least = _mm256_min_epu8(_mm256_min_epu8(low, high), space);
-    __m256i no_control = _mm256_cmpeq_epi8(least, space);
     __m256i escape = _mm256_or_si256(_mm256_cmpeq_epi8(low, backslash),
                                      _mm256_cmpeq_epi8(high, backslash));
+    __m256i usual = _mm256_andnot_si256(escape, _mm256_cmpeq_epi8(least, space));
     __m256i folded_low = _mm256_or_si256(low, space), folded_high = _mm256_or_si256(high, space);
     block->quote = gw__json_bits_avx2(low, high, '"');
     block->open = gw__json_bits_avx2(folded_low, folded_high, '{');
     block->close = gw__json_bits_avx2(folded_low, folded_high, '}');
     block->is_text = (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(low, high));
-    block->backslash = block->has_control = 0;
-    if (_mm256_movemask_epi8(_mm256_andnot_si256(escape, no_control)) == -1) return;    /* as most have */
+    block->backslash = block->control = 0;
+    if (_mm256_movemask_epi8(usual) == -1) return;      /* as most blocks are */
     block->backslash = gw__json_bits_avx2(low, high, '\\');
-    block->has_control = _mm256_movemask_epi8(no_control) != -1;
+    block->control = gw__json_control_avx2(low, high);
 }
 
 /* Bytes that stand behind a backslash which is not itself escaped; before: 1 if the first byte
@@ -6451,7 +6460,7 @@ typedef struct gw__json_machine {
 } gw__json_machine;
 
 /* The next block, of which the last `part` bytes count, as gw__json_nest_push_plain() reads it: that
- * does so where a block is unusual, with a control byte or a backslash outside of strings. */
+ * does so where a block is odd, with a control byte inside a string or a backslash outside. */
 static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t part,
                                           size_t *used, const gw__json_machine *machine)
 {
@@ -6463,7 +6472,7 @@ static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes
     block.backslash >>= skip;
     if (block.backslash) escaped = gw__json_block_escaped(block.backslash, escaped);
     inside = machine->parity(block.quote >> skip & ~escaped) ^ (0 - (uint64_t)nest->in_string);
-    if (block.has_control || block.backslash & ~inside) {
+    if ((block.control >> skip & inside) | (block.backslash & ~inside)) {
         gw__json_nest now = *nest;
         int closed = gw__json_nest_push_plain(&now, bytes + skip, part, used);
         *nest = now;
