@@ -6498,13 +6498,14 @@ static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes
     return 0;
 }
 
-/* The last block is read with bytes before it, that count no more. */
+/* The last block is read with bytes before it, that count no more; if there are as many. */
 static GW__ALWAYS int gw__json_nest_blocks(gw__json_nest *nest, const char *bytes, size_t len,
                                            size_t *used, const gw__json_machine *machine)
 {
     gw__json_nest now = *nest;
     size_t at = 0, took = 0;
     int closed = 0;
+    if (len < GW__JSON_BLOCK) return gw__json_nest_push_plain(nest, bytes, len, used);
     now.is_text = 0;
     for (; len - at >= GW__JSON_BLOCK; at += GW__JSON_BLOCK) {
         closed = gw__json_nest_block(&now, bytes + at, GW__JSON_BLOCK, &took, machine);
@@ -6533,7 +6534,6 @@ static int gw__json_nest_push_sse2(gw__json_nest *nest, const char *bytes, size_
 
 static int gw__json_nest_push(gw__json_nest *nest, const char *bytes, size_t len, size_t *used)
 {
-    if (len < GW__JSON_BLOCK) return gw__json_nest_push_plain(nest, bytes, len, used);
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("pclmul") &&
         __builtin_cpu_supports("popcnt"))
         return gw__json_nest_push_avx2(nest, bytes, len, used);

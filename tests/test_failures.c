@@ -28,8 +28,10 @@
 #ifdef __linux__
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/timerfd.h>
+#include <linux/sockios.h>
 #endif
 
 /* ---- what fails: which call, as its how-manieth, how often, with which errno ---- */
@@ -492,20 +494,37 @@ static void life_take(life *l, const gw_event *event)
     l->moved++;
 }
 
-/* 1: a descriptor stirs, so that the client has work that it does not know of yet. */
+/* 1: what was sent has not reached the other end: on a busy machine the kernel takes its time. */
+static int life_is_on_its_way(int fd)
+{
+#ifdef SIOCOUTQ
+    int bytes;
+    return ioctl(fd, SIOCOUTQ, &bytes) == 0 && bytes > 0;
+#else
+    (void)fd;
+    return 0;
+#endif
+}
+
+/* 1: a descriptor stirs, or will, so that the client has work that it does not know of yet. */
 static int life_stirs(life *l)
 {
     gw_pollfd fds[3];
     struct pollfd one;
+    const lb_stream *stream;
+    gw__link_state state = l->gw->shards[0]->link.state;
     uint32_t i, count = gw_pollfds(l->gw, fds, 3);
+    int waits = state == GW__LINK_RESOLVING || state == GW__LINK_CONNECTING;    /* a thread, or the kernel */
+    for (stream = l->sim.streams; stream; stream = stream->next) waits |= life_is_on_its_way(stream->fd);
     for (i = 0; i < count && i < 3; i++) {
         one.fd = (int)fds[i].fd;
         one.events = (short)((fds[i].readable ? POLLIN : 0) | (fds[i].writable ? POLLOUT : 0));
         one.revents = 0;
         if (poll(&one, 1, 0) == 1) return 1;
+        waits |= life_is_on_its_way(one.fd);
     }
-    if (l->gw->shards[0]->link.state == GW__LINK_RESOLVING) usleep(100);    /* a thread */
-    return 0;
+    if (waits) usleep(100);
+    return waits;
 }
 
 /* Nothing moves: the clock skips to what is due. */

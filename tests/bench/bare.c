@@ -393,6 +393,28 @@ static void run_idle(const bench_world *world, const bench_row *row, bench_figur
               cpu_of_idling(all, row->mode, poller, world->quick ? 2 : row->mode >= 1000 ? 20 : 5));
 }
 
+/* ---- what it costs to put 100 MB into memory that was never touched, and into memory that was ---- */
+static double fill(uint8_t *to, size_t bytes)
+{
+    static uint8_t piece[16384];
+    uint64_t cpu_ns = bench_cpu_ns();
+    size_t at;
+    for (at = 0; at + sizeof piece <= bytes; at += sizeof piece) memcpy(to + at, piece, sizeof piece);
+    return (double)(bench_cpu_ns() - cpu_ns) / 1e9;
+}
+
+static void run_fresh(const bench_world *world, const bench_row *row, bench_figures *out)
+{
+    size_t bytes = 100000000;
+    uint8_t *to = (uint8_t *)malloc(bytes);
+    (void)world; (void)row;
+    if (!to) bench_fail("no memory", NULL);
+    bench_put(out, "bytes", (double)bytes);
+    bench_put(out, "fresh_cpu_s", fill(to, bytes));
+    bench_put(out, "again_cpu_s", fill(to, bytes));
+    free(to);
+}
+
 void bare_start(const bench_world *world)
 {
     bare_open(world, 0, NULL);
@@ -414,6 +436,7 @@ const bench_row bare_rows[] = {
     { "bare_size_1m", run_stream, 0, GUILDS(80, 1000000), 0, 0 },
     { "bare_size_10m", run_stream, 0, GUILDS(8, 10000000), 0, 0 },
     { "bare_size_100m", run_stream, 0, GUILDS(1, 100000000), 0, 0 },
+    { "fresh_memory", run_fresh, 0, NONE, 0, 0 },
     { "bare_handshake", run_handshake, 0, NONE, 0, 1 },
     { "bare_handshake_resumed", run_handshake, 1, NONE, 0, 1 },
     { "bare_idle", run_idle, 100, NONE, 0, 1 },

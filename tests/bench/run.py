@@ -254,6 +254,11 @@ def size_lines(figures):
                 spread(values, "%.3f"), spread(figures.ratios(bare, ours, "cpu_s", "bytes"), "%.2f"))
     yield "| largest by smallest | | %.2fx | %s |" % (
         max(per_byte) / min(per_byte), verdict(max(per_byte) / min(per_byte), 1.3, "%.1fx", False))
+    if figures.has("fresh_memory"):
+        fresh, again = ([run[name] / run["bytes"] * 1e9 for run in figures.rows["fresh_memory"]]
+                        for name in ("fresh_cpu_s", "again_cpu_s"))
+        yield "| memory alone: 100 MB filled for the first time; again | %s; %s | | |" % (
+            spread(fresh, "%.3f"), spread(again, "%.3f"))
 
 
 def idle_lines(figures):
