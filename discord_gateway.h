@@ -1669,9 +1669,9 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
 
 #define GW__EXPECT_FACTOR 16u
 
-/* So many bytes are to come behind the content, if the peer keeps his word. Room for a large payload
- * is asked for at once, not by doubling, when it is no more than so many times what there is: who
- * only promises gets no more of our memory. Without it all goes on as it would have. */
+/* So many bytes are to come behind the content, if the peer keeps his word. Room for a large
+ * payload is asked for at once, not by doubling, when it is no more than so many times what there
+ * is: who only promises gets no more of our memory. Without it all goes on as it would have. */
 static void gw__buf_expect(gw__buf *buf, uint64_t more)
 {
     size_t len = gw__buf_len(buf), all;
@@ -5258,8 +5258,8 @@ static void gw__link_rest(gw__link *link)
     if (link->tls) gw__tls_rest(link->tls);
 }
 
-/* Where the next recv() goes: a long rest of a record right to where TLS wants it, then the header of
- * the next one alone, so that its rest can go there too; all else into the read-ahead. */
+/* Where the next recv() goes: a long rest of a record right to where TLS wants it, then the header
+ * of the next one alone, so that its rest can go there too; all else into the read-ahead. */
 static uint8_t *gw__link_room(gw__link *link, size_t *cap)
 {
     uint32_t was_direct = link->is_direct;
@@ -5288,9 +5288,12 @@ static void gw__link_receive(gw__link *link)
     room = gw__link_room(link, &cap);
     got = gw__tcp_read(&link->tcp, link->net, room, cap);
     if (got > 0) {
-        if (link->is_direct) gw__tls_wire_in_done(link->tls, (size_t)got);
-        else link->wire.end += (size_t)got;
-        if (link->is_direct) link->moved += (size_t)got;
+        if (link->is_direct) {
+            gw__tls_wire_in_done(link->tls, (size_t)got);
+            link->moved += (size_t)got;
+        } else {
+            link->wire.end += (size_t)got;
+        }
         link->bytes_in += (uint64_t)got;
         if ((size_t)got < cap && !link->tcp.stream) link->readable = 0;
         return;
@@ -5704,7 +5707,7 @@ static size_t gw__ws_take_header(gw__ws *ws, const uint8_t *bytes, size_t len)
     uint32_t had = ws->header_len, want;
     size_t part = GW__MIN(sizeof ws->header - had, len);
     const char *why;
-    memcpy(ws->header + had, bytes, part);          /* perhaps more than is the header's */
+    if (part) memcpy(ws->header + had, bytes, part);        /* perhaps more than is the header's */
     ws->header_len += (uint32_t)part;
     why = had < 2 && ws->header_len >= 2 ? gw__ws_header_fault(ws) : NULL;
     if (why) {
@@ -6288,7 +6291,7 @@ static size_t gw__json_bare_len(const char *text, size_t len)
  * stack, so ten million levels cost no memory: "[}" passes, but nothing that does not close. */
 typedef struct gw__json_nest {
     uint32_t in_string;
-    uint64_t depth;             /* brackets that are open; between the two, or GCC makes one vector of them */
+    uint64_t depth;             /* of brackets; between the two, of which GCC would make a vector */
     uint32_t escaped;
     uint32_t is_text;           /* what was pushed last may hold more than ASCII */
     const char *why;            /* after -1 */
@@ -6397,7 +6400,8 @@ GW__AVX2 static GW__ALWAYS uint64_t gw__json_control_avx2(__m256i low, __m256i h
     __m256i most = _mm256_set1_epi8(0x1F);
     low = _mm256_cmpeq_epi8(low, _mm256_min_epu8(low, most));
     high = _mm256_cmpeq_epi8(high, _mm256_min_epu8(high, most));
-    return (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32 | (uint32_t)_mm256_movemask_epi8(low);
+    return (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32 |
+           (uint32_t)_mm256_movemask_epi8(low);
 }
 
 GW__AVX2 static GW__ALWAYS void gw__json_block_avx2(gw__json_block *block, const char *bytes)
@@ -6459,8 +6463,8 @@ typedef struct gw__json_machine {
     int counts_bits;
 } gw__json_machine;
 
-/* The next block, of which the last `part` bytes count, as gw__json_nest_push_plain() reads it: that
- * does so where a block is odd, with a control byte inside a string or a backslash outside. */
+/* The next block, of which the last `part` bytes count, as gw__json_nest_push_plain() reads it:
+ * that does so where a block is odd, with a control byte inside a string or a backslash outside. */
 static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes, size_t part,
                                           size_t *used, const gw__json_machine *machine)
 {
@@ -6577,7 +6581,7 @@ typedef struct gw__json_scan {
     uint32_t place;             /* enum gw__json_place */
     uint32_t field;             /* enum gw__json_field: whose value comes or is in hand */
     uint32_t d_begun;           /* D_BEGIN was given for the value in hand */
-    uint32_t is_text;           /* of what was used since it was cleared, something may not be ASCII */
+    uint32_t is_text;           /* what was used since it was cleared may hold more than ASCII */
     char key[4];                /* decoded; none of ours is longer */
     size_t key_len;
     uint64_t integer;           /* of a bare value: its number ... */
@@ -6843,7 +6847,7 @@ static gw__json_found gw__json_scan_step(gw__json_scan *scan, const char *bytes,
 }
 
 /* The beginning of a payload as Discord mostly writes it, in one go: {"t":"NAME","s":1,"op":0,"d":
- * and then an object. 1: the scan stands before d, as if it had gone there by itself and D_BEGIN had
+ * and then an object. 1: the scan stands at d, as if it had gone there by itself and D_BEGIN had
  * been given, and `used` bytes are done. 0: nothing has happened; whatever it is,
  * gw__json_scan_next() reads it. */
 static int gw__json_scan_usual(gw__json_scan *scan, const uint8_t *bytes, size_t len, size_t *used)
@@ -10065,7 +10069,7 @@ static int gw__shard_on_bytes(gw__shard *shard, const uint8_t *bytes, size_t len
         len -= used;
         gw__shard_on_name(shard);
         gw__shard_on_d_begin(shard);
-        shard->scan.is_text = shard->type == GW_UNKNOWN_DISPATCH;       /* its name may be anything */
+        shard->scan.is_text = shard->type == GW_UNKNOWN_DISPATCH;   /* its name may be anything */
     } else {
         shard->message_bytes += len;
     }
@@ -10655,8 +10659,8 @@ static uint64_t gw__shard_next_ms(gw__shard *shard, uint64_t now_ms)
     return GW__MIN(next_ms, gw__shard_pump_ms(shard, now_ms));
 }
 
-/* LIVE, with nothing to send, to tell or to judge: a step that read has changed neither what the pump
- * has to do nor, but to a later time, when. */
+/* LIVE, with nothing to send, to tell or to judge: a step that read has changed neither what the
+ * pump has to do nor, but to a later time, when. */
 static int gw__shard_is_quiet(const gw__shard *shard)
 {
     const gw__link *link = &shard->link;
@@ -11608,8 +11612,8 @@ static void gw__client_judge(gw_client *gw, gw__shard *shard, uint64_t now_us)
     if (shard->state != before) gw__client_push_ready(gw, shard);
 }
 
-/* One step of the shard whose turn it is. 1: it has an event; *out is the shard. One that is quiet and
- * has its next turn waits for that with all else. */
+/* One step of the shard whose turn it is. 1: it has an event; *out is the shard. One that is quiet
+ * and has its next turn waits for that with all else. */
 static int gw__client_step(gw_client *gw, uint64_t now_us, gw__shard **out)
 {
     gw__shard *shard = gw__client_pop_ready(gw);
