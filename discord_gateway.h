@@ -10665,10 +10665,11 @@ static int gw__shard_is_quiet(const gw__shard *shard)
 {
     const gw__link *link = &shard->link;
     const gw__send *send = &shard->send;
-    return shard->state == GW__LIVE && !gw__buf_len(&link->out) && !link->full &&
-           !link->write_failed && !shard->session.suspect_ms && !shard->probe_deadline_is_set &&
-           !shard->beat_is_owed && !shard->stop_to_tell && !send->oldest && !send->to_tell &&
-           !send->presence_waits && !send->has_written;
+    if (shard->state != GW__LIVE) return 0;
+    return !gw__buf_len(&link->out) && !link->full && !link->write_failed &&
+           !shard->session.suspect_ms && !shard->probe_deadline_is_set && !shard->beat_is_owed &&
+           !shard->stop_to_tell && !send->oldest && !send->to_tell && !send->presence_waits &&
+           !send->has_written;
 }
 
 /* ---- by the caller ---- */
