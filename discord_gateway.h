@@ -1670,15 +1670,15 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
 #define GW__EXPECT_FACTOR 16u
 
 /* So many bytes are to come behind the content, if the peer keeps his word. Room for a large
- * payload is asked for at once, not by doubling, when it is no more than so many times what there
- * is: who only promises gets no more of our memory. Without it all goes on as it would have. */
+ * payload is asked for at once, not by doubling, when it is no more than so many times the content:
+ * who only promises gets no more of our memory. Without it all goes on as it would have. */
 static void gw__buf_expect(gw__buf *buf, uint64_t more)
 {
     size_t len = gw__buf_len(buf), all;
     void *grown;
     if (more > buf->max - len || buf->begin) return;
     all = len + (size_t)more;
-    if (all <= GW__MAX(buf->cap, 65536u) || all / GW__EXPECT_FACTOR > buf->cap) return;
+    if (all <= GW__MAX(buf->cap, 65536u) || all / GW__EXPECT_FACTOR > len) return;
     grown = gw__buf_grow(buf, all);
     if (!grown) return;
     buf->bytes = (uint8_t *)grown;
@@ -5154,7 +5154,7 @@ static void gw__link_open(gw__link *link, const gw__url *url, uint64_t tag, uint
     gw__link_drop(link);
     memset(&link->fault, 0, sizeof link->fault);
     link->url = *url;
-    link->peer_ended = link->write_failed = link->full = link->held = 0;
+    link->peer_ended = link->write_failed = link->full = link->held = link->is_direct = 0;
     gw__tcp_begin(&link->tcp, tag);
     gw__dns_begin(&link->dns);
     gw__link_enter(link, GW__LINK_RESOLVING, now_ms);
@@ -5258,14 +5258,15 @@ static void gw__link_rest(gw__link *link)
     if (link->tls) gw__tls_rest(link->tls);
 }
 
-/* Where the next recv() goes: a long rest of a record right to where TLS wants it, then the header
- * of the next one alone, so that its rest can go there too; all else into the read-ahead. */
+/* Where the next recv() goes: a long rest of a record right to where TLS wants it, in as many pieces
+ * as it comes, then the header of the next one alone, so that its rest can go there too; all else
+ * into the read-ahead. */
 static uint8_t *gw__link_room(gw__link *link, size_t *cap)
 {
     uint32_t was_direct = link->is_direct;
     uint8_t *room = NULL;
     if (link->tls && link->state == GW__LINK_OPEN) room = gw__tls_wire_in(link->tls, cap);
-    link->is_direct = room && *cap >= GW__DIRECT_MIN;
+    link->is_direct = room && *cap >= (was_direct ? GW__RECORD_HEADER + 1 : GW__DIRECT_MIN);
     if (link->is_direct) return room;
     *cap = was_direct ? GW__RECORD_HEADER : gw__link_ahead(link);
     return link->wire.bytes + link->wire.end;
