@@ -406,6 +406,19 @@ def summary(figures, ratios, sizes, where):
     return {"machine": where, "rows": rows, "ratios": ratios, "text_bytes": sizes}
 
 
+def read_figures(paths):
+    """The runs of earlier times, taken together, and the machine of the first."""
+    rows, where = {}, None
+    for path in paths:
+        with open(path) as file:
+            found = json.load(file)
+        where = where or found["machine"]
+        for name, figures in found["rows"].items():
+            runs = zip(*(figures[figure]["runs"] for figure in figures))
+            rows.setdefault(name, []).extend(dict(zip(figures, run)) for run in runs)
+    return Figures(rows), where
+
+
 def parse():
     parser = argparse.ArgumentParser(description="Measures the library against a bare BearSSL loop.")
     parser.add_argument("--runs", type=int, default=5)
@@ -415,19 +428,22 @@ def parse():
     parser.add_argument("--record-to", default="", help="... or this file")
     parser.add_argument("--check", action="store_true", help="fail where a ratio fell far")
     parser.add_argument("--against", default=RECORDED, help="file of recorded ratios")
+    parser.add_argument("--of", default="", help="measure nothing: the runs in these files of --json, with commas between")
     parser.add_argument("--json", default=os.path.join(BUILD, "bench.json"))
     return parser.parse_args()
 
 
 def main():
     args = parse()
-    where = machine()
-    figures = run_gwbench(args.runs, args.quick, args.rows)
+    if args.of:
+        figures, where = read_figures(args.of.split(","))
+    else:
+        figures, where = run_gwbench(args.runs, args.quick, args.rows), machine()
     sizes = {} if args.rows else code_sizes()
     ratios = all_ratios(figures, sizes)
     recorded, cpu = read_recorded(args.against)
     print("%s, %d cores, Linux %s, load %.2f before; median (range) of %d runs\n"
-          % (where["cpu"], where["cores"], where["kernel"], where["load"], args.runs))
+          % (where["cpu"], where["cores"], where["kernel"], where["load"], max(map(len, figures.rows.values()))))
     print(table(figures, sizes) + "\n")
     share, name = server_share(figures)
     print("The server used at most %.0f%% of its client's CPU time (%s)%s.\n"
