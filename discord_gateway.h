@@ -1628,18 +1628,22 @@ static void gw__buf_consume(gw__buf *buf, size_t len)
     if (buf->begin == buf->end) gw__buf_clear(buf);
 }
 
-/* An allocator may move what grows, and leave what was there. The fixed block wipes it itself. */
-static void *gw__buf_grow(gw__buf *buf, size_t cap)
+/* An allocator may move what grows, and leave what was there. The fixed block wipes it itself. 0: no
+ * memory, and all is as it was. */
+static int gw__buf_grow(gw__buf *buf, size_t cap)
 {
-    void *fresh;
-    if (!buf->is_secret || !buf->bytes || buf->mem->block)
-        return gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
-    fresh = gw__mem_resize(buf->mem, NULL, 0, cap);
-    if (!fresh) return NULL;
-    memcpy(fresh, buf->bytes, buf->end);
-    gw__mem_wipe(buf->bytes, buf->cap);
-    gw__mem_free(buf->mem, buf->bytes, buf->cap);
-    return fresh;
+    int moves = buf->is_secret && buf->bytes && !buf->mem->block;
+    void *fresh = moves ? gw__mem_resize(buf->mem, NULL, 0, cap)
+                        : gw__mem_resize(buf->mem, buf->bytes, buf->cap, cap);
+    if (!fresh) return 0;
+    if (moves) {
+        memcpy(fresh, buf->bytes, buf->end);
+        gw__mem_wipe(buf->bytes, buf->cap);
+        gw__mem_free(buf->mem, buf->bytes, buf->cap);
+    }
+    buf->bytes = (uint8_t *)fresh;
+    buf->cap = cap;
+    return 1;
 }
 
 /* Room for `more` bytes behind the content; 0: above the maximum, or no memory. Grows by
@@ -1647,7 +1651,6 @@ static void *gw__buf_grow(gw__buf *buf, size_t cap)
 static int gw__buf_reserve(gw__buf *buf, size_t more)
 {
     size_t len = gw__buf_len(buf), cap;
-    void *grown;
     if (more <= buf->cap - buf->end) return 1;
     if (more > buf->max || len > buf->max - more) return 0;
     if (buf->begin) {
@@ -1659,12 +1662,7 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
     /* a block has nothing to waste */
     cap = buf->mem->block ? len + more : GW__MAX(buf->cap, 256u);
     while (cap < len + more) cap = cap > buf->max / 2 ? buf->max : cap * 2;
-    cap = GW__MIN(cap, buf->max);
-    grown = gw__buf_grow(buf, cap);
-    if (!grown) return 0;
-    buf->bytes = (uint8_t *)grown;
-    buf->cap = cap;
-    return 1;
+    return gw__buf_grow(buf, GW__MIN(cap, buf->max));
 }
 
 #define GW__EXPECT_FACTOR 16u
@@ -1675,14 +1673,10 @@ static int gw__buf_reserve(gw__buf *buf, size_t more)
 static void gw__buf_expect(gw__buf *buf, uint64_t more)
 {
     size_t len = gw__buf_len(buf), all;
-    void *grown;
     if (more > buf->max - len || buf->begin) return;
     all = len + (size_t)more;
     if (all <= GW__MAX(buf->cap, 65536u) || all / GW__EXPECT_FACTOR > len) return;
-    grown = gw__buf_grow(buf, all);
-    if (!grown) return;
-    buf->bytes = (uint8_t *)grown;
-    buf->cap = all;
+    gw__buf_grow(buf, all);
 }
 
 static int gw__buf_append(gw__buf *buf, const void *bytes, size_t len)
@@ -6387,22 +6381,26 @@ static GW__ALWAYS void gw__json_block_sse2(gw__json_block *block, const char *by
     block->is_text = (uint32_t)_mm_movemask_epi8(all);
 }
 
+/* Where the two are alike. */
+GW__AVX2 static GW__ALWAYS uint64_t gw__json_same_avx2(__m256i low, __m256i high, __m256i low_wanted,
+                                                       __m256i high_wanted)
+{
+    uint32_t low_bits = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, low_wanted));
+    uint32_t high_bits = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(high, high_wanted));
+    return (uint64_t)high_bits << 32 | low_bits;
+}
+
 GW__AVX2 static GW__ALWAYS uint64_t gw__json_bits_avx2(__m256i low, __m256i high, char byte)
 {
     __m256i wanted = _mm256_set1_epi8(byte);
-    uint32_t low_bits = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, wanted));
-    uint32_t high_bits = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(high, wanted));
-    return (uint64_t)high_bits << 32 | low_bits;
+    return gw__json_same_avx2(low, high, wanted, wanted);
 }
 
 /* Bytes below 0x20. */
 GW__AVX2 static GW__ALWAYS uint64_t gw__json_control_avx2(__m256i low, __m256i high)
 {
     __m256i most = _mm256_set1_epi8(0x1F);
-    low = _mm256_cmpeq_epi8(low, _mm256_min_epu8(low, most));
-    high = _mm256_cmpeq_epi8(high, _mm256_min_epu8(high, most));
-    return (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32 |
-           (uint32_t)_mm256_movemask_epi8(low);
+    return gw__json_same_avx2(low, high, _mm256_min_epu8(low, most), _mm256_min_epu8(high, most));
 }
 
 GW__AVX2 static GW__ALWAYS void gw__json_block_avx2(gw__json_block *block, const char *bytes)
@@ -6478,7 +6476,7 @@ static GW__ALWAYS int gw__json_nest_block(gw__json_nest *nest, const char *bytes
     if (block.backslash) escaped = gw__json_block_escaped(block.backslash, escaped);
     inside = machine->parity(block.quote >> skip & ~escaped) ^ (0 - (uint64_t)nest->in_string);
     if ((block.control >> skip & inside) | (block.backslash & ~inside)) {
-        gw__json_nest now = *nest;
+        gw__json_nest now = *nest;      /* whose address may be known, so that nest stays in registers */
         int closed = gw__json_nest_push_plain(&now, bytes + skip, part, used);
         *nest = now;
         return closed;
@@ -10014,7 +10012,7 @@ static void gw__shard_begin_message(gw__shard *shard)
 {
     gw__json_scan_begin(&shard->scan);
     gw__buf_clear(&shard->payload);
-    shard->type = 0;
+    shard->type = GW_UNKNOWN_DISPATCH;
     shard->in_d = shard->dropping = shard->oversize = shard->unwanted = shard->broken = 0;
     shard->message_bytes = shard->progress_bytes = shard->progress_ms = 0;
 }
@@ -10048,10 +10046,11 @@ static void gw__shard_store(gw__shard *shard, const uint8_t *bytes, size_t len)
 {
     const gw__shared *shared = shard->shared;
     if (shard->oversize || shard->unwanted) return;
-    if (shared->mem.block && !shard->payload.bytes)
+    if (!shared->mem.block)
+        gw__buf_expect(&shard->payload, len + shard->ws.payload_left);
+    else if (!shard->payload.bytes)
         /* once; growing would need both */
         gw__buf_reserve(&shard->payload, shard->payload.max);
-    if (!shared->mem.block) gw__buf_expect(&shard->payload, len + shard->ws.payload_left);
     if (gw__buf_append(&shard->payload, bytes, len)) return;
     shard->oversize = 1;
     gw__buf_free(&shard->payload);

@@ -382,7 +382,7 @@ static void run_idle(const bench_world *world, const bench_row *row, bench_figur
         struct epoll_event event;
         memset(&event, 0, sizeof event);
         all[i].it = bare_open(world, 0, NULL);
-        /* the first after a random part of the interval, as the documents ask */
+        /* the first ones spread over the interval, as the documents' random part of it does */
         all[i].due_ns = bench_now_ns() + INTERVAL_NS / row->mode * (i * 7919u % row->mode);
         event.events = EPOLLIN;
         event.data.ptr = all[i].it;
